@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Do real engines work behind fairlead? Runs from nothing: `make test-engines` on a machine with Python and an index for pip.
+#
+# Arguments go to pytest:   scripts/engines/test.sh -k outage -x
+# Variables: those of setup.sh, and FAIRLEAD_LIVE_ENGINES / FAIRLEAD_LIVE_DIRECT of tests/live/conftest.py.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+begun=$SECONDS
+
+say() { printf 'engines: %s\n' "$*"; }
+
+"$here/setup.sh"
+
+python=$root/.venv/bin/python
+export PYTHONPATH=$root/src${PYTHONPATH:+:$PYTHONPATH} # this tree is what is tested, whatever else is installed
+needed='aiohttp, anthropic, click, fairlead, msgspec, openai, prometheus_client, pytest, pytest_timeout, rich, uvloop, xxhash, yaml'
+if ! "$python" -c "import $needed" 2>/dev/null; then
+  say "installing fairlead with what its tests need into $root/.venv ..."
+  [[ -x $python ]] || "${PYTHON:-python3.11}" -m venv "$root/.venv"
+  "$python" -m pip install --disable-pip-version-check --quiet --editable "$root[dev]" || {
+    say "that did not work; see pip's message above" >&2
+    exit 1
+  }
+fi
+
+cd "$root"
+code=0
+FAIRLEAD_LIVE=1 "$python" -m pytest tests/live -m live "$@" || code=$?
+say "$((SECONDS - begun)) s in all; what the engines and fairlead wrote is in ${FAIRLEAD_ENGINES_HOME:-$root/.engines}/logs"
+exit "$code"

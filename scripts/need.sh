@@ -1,0 +1,62 @@
+#!/bin/sh
+# Get a program that measurements or tests compare with: scripts/need.sh nginx [haproxy ...]
+#
+# As root: installs the distribution's package, without starting its service.
+# Else:    downloads the package and what it depends on, and unpacks them under .tools/root.
+# Ends with 0 when every program is there, with 1 otherwise; says what it does either way.
+set -u
+
+tools=$(cd "$(dirname "$0")/.." && pwd)/.tools
+PATH="$PATH:/usr/sbin:/sbin:$tools/root/usr/sbin:$tools/root/usr/bin"
+missing=0
+
+say() { echo "need: $*"; }
+
+install_as_root() {
+    # package scripts ask this file before they start a service; 101 means no
+    policy=/usr/sbin/policy-rc.d
+    made=no
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy" && made=yes
+    fi
+    trap '[ "$made" = yes ] && rm -f "$policy"' EXIT
+    trap 'exit 130' INT TERM
+    say "installing $1 (apt-get install --no-install-recommends), its service is not started"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get install -y -qq --no-install-recommends "$1" >/dev/null 2>&1 ||
+        { apt-get update -qq >/dev/null && apt-get install -y -qq --no-install-recommends "$1" >/dev/null; }
+}
+
+unpack_as_user() {
+    say "not root: unpacking $1 and its missing dependencies under ${tools##*/}/root"
+    mkdir -p "$tools/packages" "$tools/root" || return 1
+    # the dry run lists what is not installed yet
+    names=$(apt-get install -s --no-install-recommends "$1" 2>/dev/null | awk '/^Inst / {print $2}')
+    [ -n "$names" ] || names=$1
+    (cd "$tools/packages" && apt-get download $names >/dev/null) || return 1
+    for name in $names; do
+        for file in "$tools/packages/${name}"_*.deb; do
+            dpkg -x "$file" "$tools/root" || return 1
+        done
+    done
+}
+
+[ $# -gt 0 ] || { say "usage: scripts/need.sh PROGRAM..."; exit 2; }
+for program in "$@"; do
+    if command -v "$program" >/dev/null 2>&1; then
+        say "$program is there: $(command -v "$program")"
+    elif ! command -v apt-get >/dev/null 2>&1; then
+        say "$program is missing and this system has no apt-get: please install $program by hand"
+        missing=1
+    else
+        if [ "$(id -u)" = 0 ]; then (install_as_root "$program"); else unpack_as_user "$program"; fi
+        hash -r
+        if command -v "$program" >/dev/null 2>&1; then
+            say "$program is there now: $(command -v "$program")"
+        else
+            say "$program could not be had; what compares with it is left out"
+            missing=1
+        fi
+    fi
+done
+exit $missing

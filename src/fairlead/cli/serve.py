@@ -1,0 +1,148 @@
+"""`fairlead serve TARGET...`: put Fairlead in front of engines.
+
+Exit status: 0 after a clean stop, 1 when it cannot start (a port in use), 2 for wrong options or configuration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import uvloop
+
+from fairlead import __version__
+from fairlead.config.build import App, Bound, StartError
+from fairlead.config.load import ERROR, Problem, read_file, read_targets
+from fairlead.config.schema import POLICIES, Config
+from fairlead.control.views import state_of
+
+
+@click.command("serve", short_help="Balance requests over engines.")
+@click.argument("targets", nargs=-1, metavar="TARGET...")
+@click.option("--config", "config_file", metavar="FILE", help="Config file; the same as giving it as the only TARGET.")
+@click.option("--listen", metavar="HOST:PORT", help="Where clients are served.  [default: 127.0.0.1:8080]")
+@click.option("--admin", metavar="HOST:PORT", help="Admin API and metrics; keep it private.  [default: 127.0.0.1:9900]")
+@click.option("--policy", metavar="NAME", help=f"How a backend is chosen: {', '.join(POLICIES)}.")
+@click.option("--log-format", metavar="text|json", help="Format of the access log.  [default: text]")
+@click.option("--access-log", metavar="FILE", help="File for the access log; - is standard output, off is none.")
+def serve(
+    targets: tuple[str, ...],
+    config_file: str | None,
+    listen: str | None,
+    admin: str | None,
+    policy: str | None,
+    log_format: str | None,
+    access_log: str | None,
+) -> None:
+    """Balance requests over the engines at the given URLs, or as one config file says.
+
+    Engine kind, models, metrics and speed are found out; a backend that is down is waited for.
+
+    \b
+    fairlead serve http://gpu1:8000 http://gpu2:8000
+    fairlead serve fairlead.yaml --listen 0.0.0.0:8080
+    """
+    overrides: dict[str, Any] = {}
+    if listen is not None:
+        overrides["listen"] = listen
+    if admin is not None:
+        overrides["admin"] = admin
+    if policy is not None:
+        overrides["policy"] = policy
+    if log_format is not None:
+        overrides["access_log.format"] = log_format
+    if access_log is not None:
+        overrides["access_log.enabled"] = access_log != "off"
+        if access_log != "off":
+            overrides["access_log.path"] = access_log
+    config, problems = _read(targets, config_file, overrides)
+    for problem in problems:
+        click.echo(str(problem), err=True)
+    if config is None or any(p.severity == ERROR for p in problems):
+        count = sum(p.severity == ERROR for p in problems)
+        click.echo(f"nothing was started: {count} problem{'s' if count != 1 else ''} to mend first", err=True)
+        sys.exit(2)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    sys.exit(uvloop.run(_serve(config)))
+
+
+def _read(
+    targets: tuple[str, ...], config_file: str | None, overrides: dict[str, Any]
+) -> tuple[Config | None, list[Problem]]:
+    files = [t for t in targets if t.endswith((".yaml", ".yml")) or Path(t).is_file()]
+    if config_file is not None and targets:
+        raise click.UsageError("give either --config or targets, not both")
+    if files and len(targets) > 1:
+        raise click.UsageError(f"give either engine URLs or one config file; {files[0]} is a file")
+    if config_file is not None or files:
+        return read_file(config_file or files[0], overrides)
+    if not targets:
+        raise click.UsageError(
+            "name at least one engine, for example: fairlead serve http://gpu1:8000 http://gpu2:8000"
+        )
+    return read_targets(targets, overrides)
+
+
+async def _serve(config: Config) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    signals = 0
+
+    def on_signal() -> None:
+        nonlocal signals
+        signals += 1
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        app = App(config)
+    except StartError as problem:
+        click.echo(f"cannot start: {problem}", err=True)
+        return 1
+    try:
+        bound = await app.start()
+    except StartError as problem:
+        click.echo(f"cannot start: {problem}", err=True)
+        await app.stop(drain=0.0)
+        return 1
+    click.echo(summary(app, bound))
+    sys.stdout.flush()
+    await stop.wait()
+    running = len(app.service.exchanges)
+    if running:
+        click.echo(f"draining {running} requests, at most {config.drain:g} s (a second signal stops at once)", err=True)
+    stopping = asyncio.ensure_future(app.stop())
+    while not stopping.done():
+        if signals > 1:
+            for exchange in list(app.service.exchanges):
+                exchange.shutdown()
+        await asyncio.wait([stopping], timeout=0.05)
+    left = stopping.result()
+    if left:
+        click.echo(f"{left} requests were broken off at the end of the drain", err=True)
+    return 0
+
+
+def summary(app: App, bound: Bound) -> str:
+    """What was found and where it listens."""
+    lines = [f"fairlead {__version__}, policy {app.config.policy.name}"]
+    width = max(len(id) for id in app.watches)
+    for id, watch in app.watches.items():
+        backend = app.balancer.backends[id]
+        state, reason = state_of(backend, app.clock())
+        if state == "up":
+            engine = f"{watch.about.engine} {watch.about.version}".strip()
+            models = "any model" if "*" in (backend.models or ()) else ", ".join(sorted(backend.models or ()))
+            weight = f", weight {backend.weight:g}" if backend.weight_set else ""
+            lines.append(f"  {id:<{width}}  up    {engine}: {models}{weight}")
+        else:
+            lines.append(f"  {id:<{width}}  down  {reason or watch.about.problem}; it joins by itself when it answers")
+    lines += [f"listening on {url}" for url in bound.data]
+    lines.append(f"admin on {bound.admin}")
+    return "\n".join(lines)

@@ -1,0 +1,285 @@
+"""The only place that wires objects: a checked `Config` becomes a running balancer.
+
+Order of starting: watches first, and a short wait for their first round, so that the first request finds a
+fleet; then the admin listener, then the data listeners. Stopping goes the other way round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import random
+import ssl
+from dataclasses import dataclass
+from time import monotonic
+
+import aiohttp
+import msgspec
+
+from fairlead.config.schema import Backend, Config, Tls
+from fairlead.control.access_log import AccessLog
+from fairlead.control.admin import Admin
+from fairlead.control.metrics import MetricsPage
+from fairlead.control.recorder import Recorder
+from fairlead.control.views import Views
+from fairlead.core.alerts import ShareAlert, ShareRules
+from fairlead.core.balancer import Balancer
+from fairlead.core.policies.registry import make
+from fairlead.core.retry import RetryRules
+from fairlead.core.view import Policy
+from fairlead.feeds.watch import Watch, WatchSettings
+from fairlead.proxy.pool import Pool
+from fairlead.proxy.service import LimitSettings, Service, SessionSource, TimeoutSettings
+
+log = logging.getLogger("fairlead")
+
+FIRST_ROUND_SECONDS = 3.0  # how long a start waits to hear from the backends
+ALERT_SECONDS = 1.0  # time between two looks at the shares
+
+
+class StartError(Exception):
+    """It cannot start; the message is a sentence for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Where it really listens."""
+
+    data: tuple[str, ...]  # URLs
+    admin: str
+
+
+def make_policy(config: Config) -> Policy:
+    """The configured policy with its options."""
+    policy = config.policy
+    if policy.name == "prefix_hash":
+        return make("prefix_hash", load_factor=policy.load_factor)
+    if policy.name == "session":
+        return make("session", ttl=policy.ttl)
+    return make(policy.name)
+
+
+def make_balancer(config: Config, rng: random.Random) -> Balancer:
+    """The brain for a configuration, with its backends, not yet probed."""
+    retries, health = config.retries, config.health
+    balancer = Balancer(
+        make_policy(config),
+        rng,
+        retry=RetryRules(retries.attempts, frozenset(retries.on), retries.window, retries.budget),
+        rise=health.rise,
+        fall=health.fall,
+        max_fails=health.max_fails,
+        fail_timeout=health.fail_timeout,
+    )
+    for backend in config.backends:
+        balancer.add(backend.name, weight=backend.weight, max_connections=backend.max_connections)
+    return balancer
+
+
+def server_context(tls: Tls) -> ssl.SSLContext:
+    """TLS for a listener: 1.2 or newer. ssl.SSLError or OSError when the files are no good."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    context.load_cert_chain(tls.cert, tls.key)
+    return context
+
+
+def _watch_settings(config: Config, backend: Backend) -> WatchSettings:
+    path = backend.health_path or config.health.path
+    return WatchSettings(
+        health_path=None if path == "auto" else path,
+        health_interval=config.health.interval,
+        health_timeout=config.health.timeout,
+        metrics_interval=config.metrics.interval,
+        metrics_timeout=config.metrics.timeout,
+        metrics_max_bytes=config.metrics.max_bytes,
+        metrics_url=backend.metrics_url,
+        engine=None if backend.engine == "auto" else backend.engine,
+        models=frozenset(backend.models) if backend.models else None,
+    )
+
+
+def _url(host: str, port: int, tls: bool) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    return f"{'https' if tls else 'http'}://{shown}:{port}"
+
+
+class App:
+    """A running Fairlead. Make it inside a running event loop, then `start`, later `stop`."""
+
+    def __init__(self, config: Config, *, seed: int | None = None) -> None:
+        self.config = config
+        loop = asyncio.get_running_loop()
+        self.clock = monotonic
+        self.balancer = make_balancer(config, random.Random(seed))  # noqa: S311 -- spreads load, no secret
+        self.access_log: AccessLog | None = None
+        if config.access_log.enabled:
+            try:
+                self.access_log = AccessLog(config.access_log.path, config.access_log.format, self.clock)
+            except OSError as problem:
+                raise StartError(f"access_log.path: {config.access_log.path}: {problem.strerror}") from None
+        self.recorder = Recorder(self.balancer, self.access_log)
+        policy, timeouts, limits = config.policy, config.timeouts, config.limits
+        session = None
+        if policy.name == "session":
+            session = SessionSource(
+                header=policy.header.lower().encode() if policy.header else None,
+                cookie=policy.cookie.encode() if policy.cookie else None,
+                body_field=policy.body_field,
+            )
+        self.service = Service(
+            loop=loop,
+            balancer=self.balancer,
+            recorder=self.recorder,
+            timeouts=TimeoutSettings(
+                connect=timeouts.connect,
+                first_byte=timeouts.first_byte,
+                idle=timeouts.idle,
+                client_header=timeouts.client_header,
+                client_body=timeouts.client_body,
+                client_idle=timeouts.client_idle,
+                client_write=timeouts.client_write,
+            ),
+            limits=LimitSettings(limits.body, limits.head, limits.headers, limits.connections),
+            models_body=self._models_body,
+            session=session,
+        )
+        share = config.alerts.share
+        self.alert = ShareAlert(ShareRules(share.threshold, share.window, share.min_requests))
+        self.watches: dict[str, Watch] = {}
+        self._session: aiohttp.ClientSession | None = None
+        self._models_cache: tuple[tuple[int, ...], bytes] = ((), b"")
+        self._alerted_at = float("-inf")
+        self._admin: Admin | None = None
+
+    # --- life ------------------------------------------------------------------------------------------------
+
+    async def start(self) -> Bound:
+        """Start everything. StartError when an address cannot be had."""
+        config = self.config
+        tls_out = ssl.create_default_context() if any(b.url.startswith("https") for b in config.backends) else None
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, limit_per_host=8, keepalive_timeout=4.0),
+            headers={"User-Agent": "fairlead"},
+        )
+        for backend in config.backends:
+            self.service.pools[backend.name] = Pool(
+                backend.name,
+                backend.url,
+                connections=config.keepalive.connections,
+                requests=config.keepalive.requests,
+                timeout=config.keepalive.timeout,
+                via=self.service.via,
+                tls=tls_out,
+            )
+            self.watches[backend.name] = Watch(
+                backend.name,
+                backend.url,
+                _watch_settings(config, backend),
+                self.balancer,
+                self._session,
+                self.clock,
+                self._backend_changed,
+            )
+        self.recorder.on_connect_failure = self._hurry
+        self.service.wheel.on_tick.append(self._tick)
+        self.service.start()
+        for watch in self.watches.values():
+            watch.start()
+        rounds = [asyncio.ensure_future(watch.first_round.wait()) for watch in self.watches.values()]
+        _, late = await asyncio.wait(rounds, timeout=FIRST_ROUND_SECONDS)
+        for task in late:
+            task.cancel()
+        views = Views(self.balancer, self.recorder, self.alert, self.watches, self.clock)
+        page = MetricsPage(self.balancer, self.recorder, self.service, self.alert, self._dropped)
+        self._admin = Admin(config, views, page, self._not_ready, self.clock())
+        try:
+            admin = _url(*await self._admin.listen(config.admin), tls=False)
+        except OSError as problem:
+            raise StartError(_taken("admin", str(config.admin), problem)) from None
+        data = []
+        for listen in config.listen:
+            try:
+                context = server_context(listen.tls) if listen.tls else None
+                bound = await self.service.listen(listen.address.host, listen.address.port, context)
+            except ssl.SSLError as problem:
+                raise StartError(f"listen {listen.address}: certificate and key cannot be used: {problem}") from None
+            except OSError as problem:
+                raise StartError(_taken("listen", str(listen.address), problem)) from None
+            data.append(_url(*bound, tls=listen.tls is not None))
+        return Bound(tuple(data), admin)
+
+    async def stop(self, drain: float | None = None) -> int:
+        """Drain and let go of everything; the number of requests that had to be broken off."""
+        left = await self.service.drain(self.config.drain if drain is None else drain)
+        await self.service.close()
+        for watch in self.watches.values():
+            await watch.stop()
+        if self._session is not None:
+            await self._session.close()
+        if self._admin is not None:
+            await self._admin.close()
+        if self.access_log is not None:
+            self.access_log.close()
+        return left
+
+    # --- between the parts -----------------------------------------------------------------------------------
+
+    def _tick(self, now: float) -> None:
+        if self.access_log is not None:
+            self.access_log.flush()
+        if now - self._alerted_at >= ALERT_SECONDS:
+            self._alerted_at = now
+            raised, cleared = self.alert.observe(self.balancer.backends.values(), now)
+            for alert in raised:
+                log.warning("alert %s raised: %s", alert.name, alert.message)
+            for alert in cleared:
+                log.info("alert %s cleared for backend %s", alert.name, alert.backend)
+
+    def _hurry(self, backend: str) -> None:
+        watch = self.watches.get(backend)
+        if watch is not None:
+            watch.hurry()
+
+    def _backend_changed(self, id: str, up: bool) -> None:
+        watch = self.watches[id]
+        if up:
+            engine = f"{watch.about.engine} {watch.about.version}".strip()
+            log.info("backend %s is up (%s)", id, engine or "engine unknown")
+        else:
+            log.warning("backend %s is down: %s", id, watch.about.problem)
+            self.service.pools[id].close()
+
+    def _not_ready(self) -> str:
+        if self.service.draining:
+            return "draining"
+        return "" if self.balancer.can_serve(self.clock()) else "no backend is up"
+
+    def _dropped(self) -> int:
+        return self.access_log.dropped if self.access_log is not None else 0
+
+    def _models_body(self) -> bytes:
+        """The union of the fleet's models, as /v1/models lists them."""
+        key = tuple(id(watch.about.entries) for watch in self.watches.values())
+        if self._models_cache[0] != key:
+            merged: dict[str, object] = {}
+            for watch in self.watches.values():
+                for entry in watch.about.entries:
+                    merged.setdefault(entry["id"], entry)
+            body = msgspec.json.encode({"object": "list", "data": [merged[name] for name in sorted(merged)]})
+            self._models_cache = (key, body)
+        return self._models_cache[1]
+
+
+def _taken(option: str, address: str, problem: OSError) -> str:
+    """Why an address cannot be had, and what to do."""
+
+    if problem.errno == errno.EADDRINUSE:
+        return f"{option} {address}: this port is in use: stop what listens there, or choose another with --{option}"
+    if problem.errno == errno.EACCES:
+        return f"{option} {address}: no permission: ports below 1024 need root, choose a higher one with --{option}"
+    if problem.errno == errno.EADDRNOTAVAIL:
+        return f"{option} {address}: this machine has no such address"
+    return f"{option} {address}: {problem.strerror or problem}"

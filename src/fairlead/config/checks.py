@@ -1,0 +1,111 @@
+"""What no single option can tell: do the options fit together?
+
+Works on a configuration that may still have holes (None) where something was refused before.
+Rule 1: reads no file and asks no network; `load.py` looks at files.
+Rule 2: an error is what cannot work; what will probably hurt is a warning.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+
+from fairlead.config.problems import WARNING, Problems
+from fairlead.config.schema import Address, Backend, Config
+from fairlead.config.units import format_duration
+
+ENGINES_CLOSE_AFTER = 5.0
+"""Seconds after which uvicorn, which most engines use, closes an idle connection."""
+
+
+def check_config(config: Config, where: Mapping[int, str], problems: Problems) -> None:
+    """Report everything that is wrong between options."""
+    _check_addresses(config, where, problems)
+    check_backends(config.backends, where, problems)
+    if config.keepalive.timeout >= ENGINES_CLOSE_AFTER:
+        problems.add(
+            "keepalive.timeout",
+            f"{format_duration(config.keepalive.timeout)} is not below the 5s after which most engines close "
+            "an idle connection, so some requests will meet a closed one and be retried",
+            hint="write 4s, or raise the engines' own keep-alive above it",
+            severity=WARNING,
+        )
+    policy = config.policy
+    if policy.name == "session" and not (policy.header or policy.cookie or policy.body_field):
+        problems.add(
+            where.get(id(policy), "policy"),
+            "the session policy needs something that names the session",
+            hint="set header, cookie or body_field",
+        )
+
+
+def check_backends(backends: tuple[Backend, ...], where: Mapping[int, str], problems: Problems) -> None:
+    """Two backends must not share a URL or a name: each would be counted with half its load."""
+    urls: dict[str, str] = {}
+    names: dict[str, str] = {}
+    for index, backend in enumerate(backends):
+        if backend is None:  # a hole left by the walker, which the type of Config does not admit
+            continue  # type: ignore[unreachable]
+        path = where.get(id(backend), f"backends[{index}]")
+        if backend.url in urls:
+            problems.add(
+                f"{path}.url", f"'{backend.url}' is already {urls[backend.url]}", value=backend.url,
+                hint="remove one of them; to give it more work, raise its weight",
+            )  # fmt: skip
+        elif backend.name in names:
+            problems.add(
+                f"{path}.name", f"the name '{backend.name}' is already that of {names[backend.name]}",
+                value=backend.name, hint="give each backend its own name",
+            )  # fmt: skip
+        urls.setdefault(backend.url, path)
+        names.setdefault(backend.name, path)
+        if backend.url.endswith("/v1"):
+            problems.add(
+                f"{path}.url", "ends in /v1, and clients send /v1 in each request's path already",
+                value=backend.url, hint=f"write {backend.url[:-3]}", severity=WARNING,
+            )  # fmt: skip
+
+
+def _check_addresses(config: Config, where: Mapping[int, str], problems: Problems) -> None:
+    taken: list[tuple[Address, str]] = []
+    for index, listen in enumerate(config.listen):
+        if listen is None:  # a hole, see above
+            continue  # type: ignore[unreachable]
+        path = where.get(id(listen), f"listen[{index}]")
+        _refuse_overlap(listen.address, path, taken, problems)
+        taken.append((listen.address, path))
+    _refuse_overlap(config.admin, "admin", taken, problems)
+    if not is_loopback(config.admin.host):
+        problems.add(
+            "admin",
+            f"{config.admin} can be reached from other machines, and whoever reaches it can change the fleet",
+            value=str(config.admin),
+            hint="write 127.0.0.1, or close the port to everyone else",
+            severity=WARNING,
+        )
+
+
+def _refuse_overlap(address: Address, path: str, taken: list[tuple[Address, str]], problems: Problems) -> None:
+    for other, other_path in taken:
+        if _overlap(address, other):
+            same = "is already" if address == other else f"overlaps with {other} of"
+            problems.add(path, f"{address} {same} {other_path}", value=str(address), hint="choose another port")
+            return
+
+
+def _overlap(one: Address, other: Address) -> bool:
+    """Whether the second of the two could not be bound. Port 0 is any free port, so never."""
+    if one.port != other.port or one.port == 0:
+        return False
+    if one.host == other.host:
+        return True
+    if "0.0.0.0" in (one.host, other.host):  # takes every IPv4 address; asyncio keeps IPv6 apart from it
+        return ":" not in one.host + other.host
+    return "::" in (one.host, other.host) and ":" in one.host and ":" in other.host
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

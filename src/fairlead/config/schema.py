@@ -1,0 +1,308 @@
+"""The configuration: which options are there, what may they be, and what are they when nobody says?
+
+Frozen data and nothing else. This file alone feeds the parser, `fairlead check`, the tables in
+docs/configuration.md and the JSON Schema for editors, so a new option is one line here.
+Rule 1: one option has one name, one kind, one default and one line of help, and all four stand here.
+Rule 2: values are kept in base units (seconds, bytes, shares of 1); the kind says how people write them.
+Rule 3: constructors touch no file, socket, clock or log. Only the parser checks ranges, so build a
+        `Config` by hand only from values that you would dare to write into the file.
+"""
+
+# ruff: noqa: RUF009  (`option` is dataclasses.field with a name for what we put into it)
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+DAY: Final = 86_400.0
+
+POLICIES: Final = (
+    "least_pending_tokens",
+    "least_waiting",
+    "least_connections",
+    "power_of_two",
+    "prefix_hash",
+    "session",
+    "round_robin",
+    "random",
+)
+ENGINES: Final = (
+    "auto", "vllm", "sglang", "trtllm", "triton", "triton-openai", "tgi", "llamacpp", "lmdeploy", "ollama", "generic",
+)  # fmt: skip
+RETRY_REASONS: Final = ("connect", "timeout", "429", "500", "502", "503", "504")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What the parser, the docs and the JSON Schema need to know about one option."""
+
+    kind: str  # a row of `scalars.KINDS`, or "table"
+    help: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()  # for "choice": all of them; for "http_path": words allowed besides paths
+    zero: bool = False  # 0 may be written though it lies below `low`
+    many: bool = False  # a list of these; a single one may stand without brackets
+    fewest: int = 0  # for lists
+    null: bool = False  # `null` may be written
+    table: type[Any] | None = None
+    only_for: str | None = None  # meant only when the sibling `name` has this value
+    default_text: str | None = None  # for the docs, where the default is worked out from other options
+
+
+def option(kind: str, help: str, default: Any = MISSING, **facts: Any) -> Any:
+    """A dataclass field that carries its `Option`; without a default it has to be written."""
+    facts.setdefault("null", default is None)
+    return field(default=default, metadata={"option": Option(kind=kind, help=help, **facts)})
+
+
+def options_of(table: type[Any]) -> Mapping[str, tuple[Option, Any]]:
+    """Name -> (option, default or dataclasses.MISSING) of one table, in the order of the file."""
+    found: dict[str, tuple[Option, Any]] = {}
+    for item in dataclasses.fields(table):
+        found[item.name] = (item.metadata["option"], item.default)
+    return found
+
+
+# Tables that may be written as one bare value, and the option which that value then is.
+SHORTHAND: Final[dict[str, str]] = {
+    "Listen": "address",
+    "Backend": "url",
+    "Policy": "name",
+    "AccessLog": "enabled",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """HOST:PORT to listen on; an IPv6 host is kept without its brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """Certificate and key of one listener."""
+
+    cert: str = option("file", "certificate chain in PEM form, relative to this file")
+    key: str = option("file", "its private key in PEM form, without a passphrase")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listen:
+    """One address on which clients are served."""
+
+    address: Address = option("address", "HOST:PORT; 0.0.0.0 or [::] for all interfaces")
+    tls: Tls | None = option("table", "serve HTTPS with this certificate", None, table=Tls)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How a backend is chosen."""
+
+    name: str = option("choice", "how a backend is chosen", "least_pending_tokens", choices=POLICIES)
+    load_factor: float = option(
+        "float",
+        "how far over its fair share a backend may go before its prompts spill to the next",
+        1.25,
+        low=1.0,
+        high=10.0,
+        only_for="prefix_hash",
+    )
+    header: str | None = option(
+        "token", "request header that names the session; asked first", "x-session-id",
+        null=True, only_for="session",
+    )  # fmt: skip
+    cookie: str | None = option("token", "cookie that names the session; asked second", None, only_for="session")
+    body_field: str | None = option(
+        "text", "top-level body field that names the session; asked last", None, only_for="session"
+    )
+    ttl: float = option(
+        "duration", "a session is forgotten this long after its last request", 1800.0,
+        low=1.0, high=30 * DAY, only_for="session",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """One engine instance."""
+
+    url: str = option("url", "base URL, http:// or https://; HOST:PORT alone means http://")
+    name: str = option("text", "name in metrics, logs and the admin API", "", default_text="its host:port")
+    weight: float | None = option(
+        "float", "share of the work next to the others; unset: learned from its speed", None,
+        low=0.001, high=1000.0, default_text="learned",
+    )  # fmt: skip
+    max_connections: int | None = option(
+        "int", "most requests in flight at once", None, low=1, high=1_000_000, default_text="no limit"
+    )
+    engine: str = option("choice", "which engine it is; auto asks it", "auto", choices=ENGINES)
+    models: tuple[str, ...] | None = option(
+        "text", "models it serves", None, many=True, fewest=1, default_text="asked from the engine"
+    )
+    metrics_url: str | None = option(
+        "link", "where its own metrics are, when not at the usual place", None, default_text="by engine"
+    )
+    health_path: str | None = option(
+        "http_path", "path to probe, instead of `health.path`", None, default_text="`health.path`"
+    )
+
+    def __post_init__(self) -> None:
+        if not self.name:  # derived here, so that a Backend made by hand has its name too
+            object.__setattr__(self, "name", derived_name(self.url))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """How long to wait for whom."""
+
+    connect: float = option("duration", "to connect to a backend", 5.0, low=0.001, high=600.0)
+    first_byte: float = option(
+        "duration", "for a backend's first answer byte, queue and prefill included", 600.0,
+        low=0.001, high=DAY,
+    )  # fmt: skip
+    idle: float = option("duration", "between two pieces of a backend's answer", 600.0, low=0.001, high=DAY)
+    client_header: float = option("duration", "for a client to send a request's whole head", 10.0, low=0.001, high=DAY)
+    client_body: float = option("duration", "between two pieces of a client's body", 60.0, low=0.001, high=DAY)
+    client_idle: float = option(
+        "duration", "a client connection may wait for its next request", 75.0, low=0.001, high=DAY
+    )
+    client_write: float = option(
+        "duration", "a client may take nothing from a waiting answer", 60.0, low=0.001, high=DAY
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retries:
+    """When a failed request is tried elsewhere; never after the answer has begun."""
+
+    attempts: int = option("int", "extra tries after the first", 2, low=0, high=5)
+    on: tuple[str, ...] = option(
+        "choice", "failures that may be tried again", ("connect", "timeout", "502", "503"),
+        many=True, choices=RETRY_REASONS,
+    )  # fmt: skip
+    window: float = option(
+        "duration", "no new try later than this after the request came", 10.0, low=0.001, high=3600.0
+    )
+    budget: float = option("percent", "most retries, as a share of all requests", 0.2, low=0.0, high=1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """When a backend counts as up or down."""
+
+    path: str = option("http_path", "path to probe; auto: the engine's own", "auto", choices=("auto",))
+    interval: float = option("duration", "time between two probes", 5.0, low=0.1, high=3600.0)
+    timeout: float = option("duration", "a probe without an answer has failed", 3.0, low=0.01, high=600.0)
+    rise: int = option("int", "good probes in a row that bring it up", 2, low=1, high=100)
+    fall: int = option("int", "failed probes in a row that take it down", 3, low=1, high=100)
+    max_fails: int = option(
+        "int", "failed requests within `fail_timeout` that rest it; 0: never", 3, low=0, high=10_000
+    )
+    fail_timeout: float = option(
+        "duration", "time in which failures count, and length of the rest", 30.0, low=0.1, high=DAY
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keepalive:
+    """Idle connections kept open to each backend."""
+
+    connections: int = option("int", "idle connections per backend; 0: none", 100, low=0, high=100_000)
+    requests: int = option("int", "requests before a connection is renewed", 1000, low=1, high=10_000_000)
+    timeout: float = option(
+        "duration", "an idle connection is closed after this; engines close theirs at 5s", 4.0,
+        low=0.001, high=DAY,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a client may send."""
+
+    body: int = option("size", "largest request body", 32 * MIB, low=KIB, high=1024 * MIB)
+    head: int = option("size", "largest request head, all headers together", 64 * KIB, low=KIB, high=MIB)
+    headers: int = option("int", "most headers in one head", 100, low=8, high=1000)
+    connections: int = option("int", "most client connections at once", 10_000, low=1, high=1_000_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """Reading the engines' own metrics."""
+
+    interval: float = option("duration", "time between two readings", 1.0, low=0.05, high=3600.0)
+    timeout: float = option("duration", "a reading may take this long", 2.0, low=0.01, high=600.0)
+    max_bytes: int = option("size", "largest reading that is accepted", 4 * MIB, low=KIB, high=256 * MIB)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessLog:
+    """One line for each request."""
+
+    enabled: bool = option("bool", "write it", True)
+    format: str = option("choice", "text for people, json for machines", "text", choices=("text", "json"))
+    path: str = option("file", "a file, relative to this one; `-` is standard output", "-")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """Alert: one backend takes most of the traffic."""
+
+    threshold: float = option("percent", "share of the requests that raises it", 0.8, low=0.01, high=1.0)
+    window: float = option("duration", "over this time", 60.0, low=1.0, high=DAY)
+    min_requests: int = option("int", "with fewer requests than this, stay silent", 20, low=1, high=1_000_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alerts:
+    """What fairlead warns about by itself."""
+
+    share: Share = option("table", "one backend takes most of the traffic", Share(), table=Share)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The whole file."""
+
+    listen: tuple[Listen, ...] = option(
+        "table", "where clients are served", (Listen(address=Address("127.0.0.1", 8080)),),
+        many=True, fewest=1, table=Listen,
+    )  # fmt: skip
+    admin: Address = option("address", "admin API, metrics and dashboard; keep it private", Address("127.0.0.1", 9900))
+    policy: Policy = option("table", "how a backend is chosen", Policy(), table=Policy)
+    backends: tuple[Backend, ...] = option(
+        "table", "the engines", (), many=True, fewest=1, table=Backend, default_text="required"
+    )
+    timeouts: Timeouts = option("table", "how long to wait for whom", Timeouts(), table=Timeouts)
+    retries: Retries = option("table", "when a failed request is tried elsewhere", Retries(), table=Retries)
+    health: Health = option("table", "when a backend counts as up or down", Health(), table=Health)
+    keepalive: Keepalive = option("table", "idle connections to backends", Keepalive(), table=Keepalive)
+    limits: Limits = option("table", "what a client may send", Limits(), table=Limits)
+    metrics: Metrics = option("table", "reading the engines' own metrics", Metrics(), table=Metrics)
+    access_log: AccessLog = option("table", "one line for each request", AccessLog(), table=AccessLog)
+    drain: float = option(
+        "duration", "at shutdown, running requests may take this long; 0: stop at once", 30.0,
+        low=0.001, high=DAY, zero=True,
+    )  # fmt: skip
+    alerts: Alerts = option("table", "what fairlead warns about by itself", Alerts(), table=Alerts)
+
+
+def derived_name(url: str) -> str:
+    """The name of a backend that was given none: host:port, and its path where it has one."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:  # not a URL: the parser never lets one through, a hand-made Backend may
+        return url
+    host = parts.hostname or ""
+    return f"{Address(host, port)}{parts.path.rstrip('/')}"

@@ -1,0 +1,125 @@
+"""The access log: one line per request, written in batches by a thread, so that the loop never waits for a disk.
+
+The queue is bounded: when the disk or the reader of a pipe stalls, lines are dropped and counted, requests go on.
+Never in it: prompts, keys, bodies. What came from clients is escaped.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import IO
+
+import msgspec
+
+from fairlead.control.recorder import Record
+
+MAX_BATCHES = 256  # batches that may wait for the thread
+MAX_BATCH = 4_096  # records in one; written at each tick of the wheel or when full
+
+
+def _clean(text: str) -> str:
+    """Text from a client, fit for one line of a log."""
+    return (
+        text if text.isprintable() and '"' not in text else text.encode("unicode_escape").decode().replace('"', '\\"')
+    )
+
+
+def text_line(record: Record, wall: float) -> str:
+    """For people: time, request, where it went, how it went."""
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(wall)) + f".{int(wall % 1 * 1000):03d}Z"
+    ttft = "-" if record.ttft is None else f"{record.ttft:.3f}s"
+    tokens = f"{_or_dash(record.prompt_tokens)}+{_or_dash(record.output_tokens)}"
+    line = (
+        f"{stamp} {record.client} {record.method or '-'} {_clean(record.path) or '-'} {record.status} "
+        f"backend={record.backend or '-'} model={_clean(record.model or '-')} tries={record.tries} tokens={tokens} "
+        f"ttft={ttft} time={record.duration:.3f}s outcome={record.outcome or '-'}"
+    )
+    if record.error:
+        line += f" error={record.error}"
+    if record.tried:
+        line += f" failed_on={','.join(record.tried)}"
+    return f"{line} id={record.request_id or '-'}\n"
+
+
+def json_line(record: Record, wall: float) -> str:
+    """For programs: one JSON object."""
+    fields = {
+        "time": round(wall, 3),
+        "id": record.request_id or None,
+        "client": record.client,
+        "method": record.method or None,
+        "path": record.path or None,
+        "status": record.status,
+        "model": record.model,
+        "stream": record.stream,
+        "backend": record.backend,
+        "tries": record.tries,
+        "failed_on": list(record.tried),
+        "prompt_tokens": record.prompt_tokens,
+        "output_tokens": record.output_tokens,
+        "bytes_out": record.bytes_out,
+        "ttft": None if record.ttft is None else round(record.ttft, 6),
+        "duration": round(record.duration, 6),
+        "outcome": record.outcome,
+        "error": record.error or None,
+    }
+    return msgspec.json.encode(fields).decode() + "\n"
+
+
+def _or_dash(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+class AccessLog:
+    """Takes records on the loop, writes lines in a thread. `clock` is the host clock of the records' times."""
+
+    def __init__(self, path: str, format: str, clock: Callable[[], float]) -> None:
+        """`path` "-" is standard output. OSError when the file cannot be opened."""
+        self._clock = clock
+        self._render = json_line if format == "json" else text_line
+        self._file: IO[str] = sys.stdout if path == "-" else open(path, "a", encoding="utf-8")  # noqa: SIM115
+        self._batch: list[Record] = []
+        self._queue: queue.Queue[tuple[float, list[Record]] | None] = queue.Queue(MAX_BATCHES)
+        self.dropped = 0
+        self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
+        self._thread.start()
+
+    def __call__(self, record: Record) -> None:
+        self._batch.append(record)
+        if len(self._batch) >= MAX_BATCH:
+            self.flush()
+
+    def flush(self, now: float = 0.0) -> None:
+        """Hand what has come together to the thread."""
+        if not self._batch:
+            return
+        batch, self._batch = self._batch, []
+        try:
+            self._queue.put_nowait((time.time() - self._clock(), batch))
+        except queue.Full:
+            self.dropped += len(batch)
+
+    def close(self) -> None:
+        """Write what is left; waits at most two seconds for a stalled reader."""
+        self.flush()
+        try:
+            self._queue.put(None, timeout=1.0)
+        except queue.Full:
+            return
+        self._thread.join(timeout=2.0)
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            offset, batch = item
+            render = self._render
+            try:
+                self._file.write("".join([render(record, record.arrived + offset) for record in batch]))
+                self._file.flush()
+            except (OSError, ValueError):
+                self.dropped += len(batch)
+        if self._file is not sys.stdout:
+            self._file.close()

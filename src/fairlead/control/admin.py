@@ -1,0 +1,147 @@
+"""The admin listener: health, metrics and the API. Separate from the data port, loopback unless told otherwise.
+
+Read-only. A browser page from elsewhere must not read it through a rebound DNS name, so requests whose Host is
+neither an address nor localhost are refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from fairlead import __version__
+from fairlead.config.schema import Address, Config
+from fairlead.control.metrics import CONTENT_TYPE, MetricsPage
+from fairlead.control.views import Views
+
+MAX_LISTED = 2_000
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def _json(data: Any, status: int = 200) -> web.Response:
+    body = msgspec.json.format(msgspec.json.encode(data), indent=2) + b"\n"
+    return web.Response(body=body, status=status, content_type="application/json")
+
+
+def _error(status: int, message: str) -> web.Response:
+    return _json({"error": {"message": message}}, status)
+
+
+def _host_is_address(host: str) -> bool:
+    name = host.rsplit("]", 1)[0].lstrip("[") if host.startswith("[") else host.rsplit(":", 1)[0]
+    if name in ("localhost", ""):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_host(allowed: str) -> Any:
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        host = request.headers.get("Host", "")
+        if not _host_is_address(host) and host.rsplit(":", 1)[0] != allowed:
+            return _error(403, "ask this listener by its address or as localhost")
+        try:
+            return await handler(request)
+        except web.HTTPNotFound:
+            return _error(404, f"no such page here: {', '.join(PAGES)}")
+        except web.HTTPMethodNotAllowed as problem:
+            return _error(405, f"allowed here: {', '.join(sorted(problem.allowed_methods))}")
+
+    return check
+
+
+PAGES = (
+    "/healthz", "/readyz", "/metrics", "/api/backends", "/api/decisions", "/api/explain/{request_id}",
+    "/api/alerts", "/api/models", "/api/config",
+)  # fmt: skip
+
+
+class Admin:
+    """Serves `Views` and `MetricsPage` over HTTP."""
+
+    def __init__(
+        self, config: Config, views: Views, metrics: MetricsPage, ready: Callable[[], str], started: float
+    ) -> None:
+        """`ready` answers "" or why the balancer cannot take requests."""
+        self._config = config
+        self._views = views
+        self._metrics = metrics
+        self._ready = ready
+        app = web.Application(middlewares=[_check_host(config.admin.host)])
+        app.add_routes(
+            [
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._page),
+                web.get("/api/backends", self._backends),
+                web.get("/api/decisions", self._decisions),
+                web.get("/api/explain/{id}", self._explain),
+                web.get("/api/alerts", self._alerts),
+                web.get("/api/models", self._models),
+                web.get("/api/config", self._show_config),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+
+    async def listen(self, address: Address) -> tuple[str, int]:
+        """Serve; the address really bound. OSError when it cannot be had."""
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, address.host, address.port)
+        await site.start()
+        host, port = self._runner.addresses[0][:2]
+        return str(host), int(port)
+
+    async def close(self) -> None:
+        await self._runner.cleanup()
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        return _json({"status": "ok", "version": __version__})
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        problem = self._ready()
+        return _json({"status": problem or "ready"}, 503 if problem else 200)
+
+    async def _page(self, request: web.Request) -> web.Response:
+        return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _backends(self, request: web.Request) -> web.Response:
+        return _json({"backends": self._views.backends(), "policy": self._config.policy.name})
+
+    async def _decisions(self, request: web.Request) -> web.Response:
+        text = request.query.get("limit", "50")
+        if not text.isdecimal() or not 1 <= int(text) <= MAX_LISTED:
+            return _error(400, f"limit: expected a number from 1 to {MAX_LISTED}, got {text!r:.40}")
+        return _json({"decisions": self._views.decisions(int(text))})
+
+    async def _explain(self, request: web.Request) -> web.Response:
+        found = self._views.explain(request.match_info["id"])
+        if found is None:
+            return _error(404, "no such request among the last ones: take the x-request-id of a recent answer")
+        return _json(found)
+
+    async def _alerts(self, request: web.Request) -> web.Response:
+        return _json({"alerts": self._views.alerts()})
+
+    async def _models(self, request: web.Request) -> web.Response:
+        return _json({"models": self._views.models()})
+
+    async def _show_config(self, request: web.Request) -> web.Response:
+        return _json(_plain(dataclasses.asdict(self._config)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(v) for v in value]
+    return value

@@ -1,0 +1,190 @@
+"""The Prometheus metrics, rendered from plain numbers when somebody asks.
+
+Labels are backends, models that engines list, status codes and fixed words: nothing that a client can make up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from fairlead import __version__
+from fairlead.control.recorder import Histogram, Recorder
+from fairlead.core.alerts import ShareAlert
+from fairlead.core.balancer import Balancer
+from fairlead.proxy.service import Service
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class MetricsPage(Collector):
+    """Everything under `fairlead_`."""
+
+    def __init__(
+        self,
+        balancer: Balancer,
+        recorder: Recorder,
+        service: Service,
+        alert: ShareAlert,
+        dropped_lines: Callable[[], int],
+    ) -> None:
+        self._balancer = balancer
+        self._recorder = recorder
+        self._service = service
+        self._alert = alert
+        self._dropped_lines = dropped_lines
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def render(self) -> bytes:
+        """The page as text."""
+        return generate_latest(self._registry)
+
+    def describe(self) -> Iterable[Metric]:
+        return []  # nothing to check names against: this is the registry's only collector
+
+    def collect(self) -> Iterator[Metric]:
+        yield InfoMetricFamily("fairlead_build", "which Fairlead this is", {"version": __version__})
+        yield from self._of_requests()
+        yield from self._of_backends()
+        yield from self._of_process()
+
+    def _of_requests(self) -> Iterator[Metric]:
+        recorder = self._recorder
+        requests = CounterMetricFamily(
+            "fairlead_requests", "requests that ended, by who answered", labels=("backend", "model", "code")
+        )
+        for (backend, model, status), count in recorder.requests.items():
+            requests.add_metric((backend, model, str(status)), count)
+        yield requests
+        yield _counters(
+            "fairlead_backend_errors", "requests that a backend failed", ("backend", "kind"), recorder.errors
+        )
+        yield _counters("fairlead_tokens", "tokens processed", ("backend", "direction"), recorder.tokens)
+        yield _counters("fairlead_prefix_hit_tokens", "prompt tokens found cached", ("backend",), recorder.hits)
+        yield _counters("fairlead_retries", "requests moved to another backend", ("reason",), recorder.retries)
+        yield _counters("fairlead_refused", "bytes and bodies not accepted", ("reason",), recorder.refusals)
+        yield _counters("fairlead_client_aborts", "clients that left before the end", ("phase",), recorder.aborts)
+        yield _histograms("fairlead_ttft_seconds", "request's first byte to first streamed byte", recorder.ttft)
+        yield _histograms(
+            "fairlead_inter_token_seconds", "time per token after the first, mean of a request", recorder.inter_token
+        )
+        yield _histograms("fairlead_request_seconds", "request's first byte to answer's last", recorder.seconds)
+
+    def _of_backends(self) -> Iterator[Metric]:
+        now = self._service.clock()
+        backends = list(self._balancer.backends.values())
+        gauge = _Gauges([b.id for b in backends])
+        yield gauge("fairlead_backend_up", "1 when checks find it healthy", [float(b.up) for b in backends])
+        yield gauge(
+            "fairlead_backend_ejected",
+            "1 while it rests after failed requests",
+            [float(b.passive.ejected(now)) for b in backends],
+        )
+        yield gauge("fairlead_inflight_requests", "requests in flight", [b.inflight for b in backends])
+        yield gauge(
+            "fairlead_pending_tokens",
+            "prompt and output tokens still to do",
+            [b.prompt_pending + b.output_pending for b in backends],
+        )
+        known = [b for b in backends if b.stats.waiting is not None]
+        yield _Gauges([b.id for b in known])(
+            "fairlead_engine_waiting", "requests in the engine's own queue", [b.stats.waiting or 0.0 for b in known]
+        )
+        known = [b for b in backends if b.stats.running is not None]
+        yield _Gauges([b.id for b in known])(
+            "fairlead_engine_running", "requests the engine works on", [b.stats.running or 0.0 for b in known]
+        )
+        known = [b for b in backends if b.stats.kv_usage is not None]
+        yield _Gauges([b.id for b in known])(
+            "fairlead_engine_kv_usage", "share of the KV cache in use", [b.stats.kv_usage or 0.0 for b in known]
+        )
+        known = [b for b in backends if b.polled_at > float("-inf")]
+        yield _Gauges([b.id for b in known])(
+            "fairlead_engine_metrics_age_seconds",
+            "age of the last reading of its metrics",
+            [now - b.polled_at for b in known],
+        )
+        yield gauge(
+            "fairlead_backend_capacity", "speed, the fleet's mean is 1; or its weight", [b.capacity for b in backends]
+        )
+        shares = self._alert.shares
+        yield gauge(
+            "fairlead_backend_share",
+            "share of the requests of the alert window",
+            [shares.get(b.id, 0.0) for b in backends],
+        )
+        usable = [b for b in backends if b.up and not b.draining]
+        weights = sum(b.weight for b in usable) if any(b.weight_set for b in backends) else 0.0
+        yield gauge(
+            "fairlead_backend_weight_share",
+            "share that set weights ask for; 0 where none are set",
+            [b.weight / weights if weights and b in usable else 0.0 for b in backends],
+        )
+        alerts = GaugeMetricFamily("fairlead_alert_active", "1 while an alert stands", labels=("alert", "backend"))
+        for b in backends:
+            alerts.add_metric(("backend_share", b.id), float(b.id in self._alert.active))
+        yield alerts
+
+    def _of_process(self) -> Iterator[Metric]:
+        service = self._service
+        decisions = HistogramMetricFamily("fairlead_decision_seconds", "time to choose a backend, one request in 8")
+        decisions.add_metric((), *_buckets(self._recorder.decision))
+        yield decisions
+        yield GaugeMetricFamily("fairlead_loop_lag_seconds", "how late the last tick came", service.wheel.lag)
+        yield GaugeMetricFamily("fairlead_client_connections", "open client connections", len(service.clients))
+        pools = list(service.pools.values())
+        yield _Gauges([p.id for p in pools])(
+            "fairlead_backend_connections", "open connections to it", [p.open for p in pools]
+        )
+        yield CounterMetricFamily(
+            "fairlead_access_log_dropped", "lines lost as the log's reader stalled", self._dropped_lines()
+        )
+
+
+class _Gauges:
+    """Gauges with one series per backend."""
+
+    def __init__(self, ids: list[str]) -> None:
+        self._ids = ids
+
+    def __call__(self, name: str, help: str, values: list[float] | list[int]) -> GaugeMetricFamily:
+        family = GaugeMetricFamily(name, help, labels=("backend",))
+        for id, value in zip(self._ids, values, strict=True):
+            family.add_metric((id,), value)
+        return family
+
+
+def _counters(
+    name: str, help: str, labels: tuple[str, ...], counts: dict[str, int] | dict[tuple[str, str], int]
+) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, help, labels=labels)
+    for key, count in counts.items():
+        family.add_metric((key,) if isinstance(key, str) else key, count)
+    return family
+
+
+def _buckets(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
+    """Cumulated buckets and the sum, as the exposition wants them."""
+    rows: list[tuple[str, float]] = []
+    seen = 0
+    for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
+        seen += count
+        rows.append(("+Inf" if bound == float("inf") else repr(float(bound)), seen))
+    return rows, histogram.total
+
+
+def _histograms(name: str, help: str, histograms: dict[str, Histogram]) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(name, help, labels=("backend",))
+    for backend, histogram in histograms.items():
+        family.add_metric((backend,), *_buckets(histogram))
+    return family

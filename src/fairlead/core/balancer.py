@@ -1,0 +1,303 @@
+"""The brain's only door: one method per event in the life of a request, a backend or a reading.
+
+Synchronous, deterministic, no I/O and no clock: `now` and the random source come in as arguments. Every host
+(the proxy, the simulator, the Envoy picker) drives this same object, so all of them decide alike.
+
+    assign -> Lease | Refusal          a request wants a place (again, after a failure: pass what was tried)
+    first_token, settle, finish        how it went; `finish` may be called on every path, the first call counts
+    add, remove, set_models, ...       the fleet changes
+    probe, poll_started, poll_result   what checks and scrapes found
+    tick                               once in a while (100 ms is good): learned values are refreshed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Final
+
+from xxhash import xxh3_64_intdigest
+
+from fairlead.core.cluster.backend import Backend
+from fairlead.core.cluster.ledger import Lease, Ledger
+from fairlead.core.cluster.speeds import Speeds
+from fairlead.core.cluster.tokens import TokenEstimator
+from fairlead.core.health.passive import PassiveFailures
+from fairlead.core.health.probes import ProbeCounter
+from fairlead.core.model import EngineStats, Facts, Kind, Refusal, Usage
+from fairlead.core.retry import RetryBudget, RetryRules, may_retry
+from fairlead.core.view import Policy, Rng, View
+
+REFRESH_SECONDS = 0.5  # how often learned speeds are worked out anew
+RETRY_AFTER = 1  # seconds a client is asked to wait when no backend is there
+NAMES_SHOWN = 20  # model names in an error message
+
+OK: Final = "ok"  # an answer was delivered in full (any status that is not the backend's failure)
+FAILED: Final = "failed"  # the backend failed the request
+CLIENT_GONE: Final = "client_gone"  # nobody's failure
+REFUSED: Final = "refused"  # never placed, or given up; answered with an error of our own
+ABANDONED: Final = "abandoned"  # given back without a verdict (shutdown, resend on a fresh connection)
+
+
+class Balancer:
+    """Chooses backends, keeps the ledger, judges health. Not thread-safe: one loop drives it."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        rng: Rng,
+        *,
+        retry: RetryRules | None = None,
+        rise: int = 2,
+        fall: int = 3,
+        max_fails: int = 3,
+        fail_timeout: float = 30.0,
+    ) -> None:
+        self.policy = policy
+        self.retry_rules = retry or RetryRules()
+        self.budget = RetryBudget(self.retry_rules)
+        self.ledger = Ledger()
+        self.tokens = TokenEstimator()
+        self.speeds = Speeds()
+        self.backends: dict[str, Backend] = {}
+        self._rise, self._fall = rise, fall
+        self._max_fails, self._fail_timeout = max_fails, fail_timeout
+        self._view = View(rng)
+        self._refreshed_at = float("-inf")
+        # Candidates by model, thrown away when anything changes that decides who is one.
+        self._usable: dict[str | None, list[Backend]] = {}
+        self._usable_until = float("inf")  # when an ejection ends by itself
+        self._models: frozenset[str] = frozenset()
+
+    # --- the fleet -------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        id: str,
+        *,
+        weight: float | None = None,
+        max_connections: int | None = None,
+        models: frozenset[str] | None = None,
+    ) -> Backend:
+        """A backend joins the list; it gets requests once a probe found it up. ValueError if the id is taken."""
+        if id in self.backends:
+            raise ValueError(f"backend {id!r} is there already")
+        backend = Backend(
+            id,
+            seed=xxh3_64_intdigest(id.encode()),
+            weight=weight,
+            max_connections=max_connections,
+            models=models,
+            probes=ProbeCounter(self._rise, self._fall),
+            passive=PassiveFailures(self._max_fails, self._fail_timeout),
+        )
+        self.backends[id] = backend
+        self._changed()
+        self._refreshed_at = float("-inf")
+        return backend
+
+    def remove(self, id: str) -> None:
+        """A backend leaves; requests that run there keep their leases to the end. KeyError if unknown."""
+        del self.backends[id]
+        self._changed()
+
+    def set_models(self, id: str, models: frozenset[str]) -> None:
+        """What the backend was found to serve."""
+        backend = self.backends[id]
+        if backend.models != models:
+            backend.models = models
+            self._changed()
+
+    def set_draining(self, id: str, draining: bool) -> None:
+        """A draining backend gets no new requests."""
+        self.backends[id].draining = draining
+        self._changed()
+
+    @property
+    def models(self) -> frozenset[str]:
+        """Every model that some backend serves, up or not."""
+        return self._models
+
+    def can_serve(self, now: float) -> bool:
+        """Is there a backend that can take a request?"""
+        return bool(self._candidates(None, now))
+
+    # --- checks and readings ---------------------------------------------------------------------------------
+
+    def probe(self, id: str, ok: bool, reason: str = "") -> bool:
+        """Take an active check's result; True when the backend went up or down by it."""
+        changed = self.backends[id].probes.observe(ok, reason)
+        if changed:
+            self._changed()
+        return changed
+
+    def poll_started(self, id: str) -> int:
+        """A scrape of the engine's metrics begins; hand the returned mark to `poll_result`."""
+        backend = self.backends[id]
+        backend.epoch += 1
+        backend.unseen_old += backend.unseen_new
+        backend.unseen_new = 0
+        return backend.epoch
+
+    def poll_result(self, id: str, mark: int, stats: EngineStats, now: float) -> None:
+        """The scrape begun with `mark` answered. (One that failed has no result to give.)"""
+        backend = self.backends[id]
+        if mark != backend.epoch:
+            return  # a later scrape has begun: this one's view of our requests is past
+        backend.stats = stats
+        backend.polled_at = now
+        backend.seen_epoch = mark
+        backend.unseen_old = 0
+
+    def tick(self, now: float) -> None:
+        """Settle running streams and refresh what was learned."""
+        settle = self.ledger.settle
+        for lease in self.ledger.leases:
+            if lease.produced != lease.settled:
+                settle(lease)
+        if now - self._refreshed_at >= REFRESH_SECONDS:
+            self._refreshed_at = now
+            self.speeds.refresh(self.backends.values(), now)
+
+    # --- requests --------------------------------------------------------------------------------------------
+
+    def assign(self, facts: Facts, now: float, tried: Collection[str] = ()) -> Lease | Refusal:
+        """Choose a backend and open a lease there; or say why not. `tried` backends come last."""
+        candidates = self._candidates(facts.model, now)
+        if not candidates or (facts.model is None and facts.needs_model):
+            refusal = self._resolve(facts, now)
+            if refusal is not None:
+                return refusal
+            candidates = self._candidates(facts.model, now)
+        contested = len(candidates) > 1
+        if tried:
+            candidates = [b for b in candidates if b.id not in tried] or candidates
+        else:
+            self.budget.request(now)
+        for b in candidates:
+            if b.max_connections is not None and b.inflight >= b.max_connections:
+                candidates = [b for b in candidates if b.max_connections is None or b.inflight < b.max_connections]
+                if not candidates:
+                    return Refusal(
+                        503,
+                        "at_capacity",
+                        "every backend is at its connection limit: try again soon",
+                        RETRY_AFTER,
+                    )
+                break
+        view = self._view
+        view.backends, view.now = candidates, now
+        prompt, output = view.prompt, view.output = self.tokens.estimate(facts)
+        choice = self.policy.choose(facts, view)
+        backend = candidates[choice.index]
+        lease = Lease(backend, facts, candidates, choice, prompt, output, now)
+        self.speeds.open(lease)
+        self.ledger.open(lease)
+        backend.placed += 1
+        if contested:
+            backend.contested += 1
+        return lease
+
+    def first_token(self, lease: Lease, now: float) -> None:
+        """The first byte of the answer's body came."""
+        self.ledger.first_token(lease, now)
+
+    def finish(self, lease: Lease, outcome: str, now: float, usage: Usage | None = None, reason: str = "") -> bool:
+        """The request is over on this backend; False when that was said before. `reason` names a failure."""
+        if not self.ledger.close(lease):
+            return False
+        backend = lease.backend
+        if outcome == OK:
+            backend.answered += 1
+            backend.passive.succeed()
+            self._learn(lease, now, usage)
+        elif outcome == FAILED:
+            backend.errors += 1
+            if backend.passive.fail(reason, now):
+                self._changed()
+        return True
+
+    def may_retry(
+        self, lease: Lease, reason: str, tries: int, arrived: float, now: float, tried: Collection[str] = ()
+    ) -> bool:
+        """May a request that failed with `reason` be assigned again? Takes one retry out of the budget."""
+        if not may_retry(self.retry_rules, reason, tries, now - arrived):
+            return False
+        failed = lease.backend.id
+        others = any(b.id != failed and b.id not in tried for b in self._candidates(lease.facts.model, now))
+        return others and self.budget.take(now)
+
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    def _learn(self, lease: Lease, now: float, usage: Usage | None) -> None:
+        facts = lease.facts
+        if facts.kind == Kind.CHEAP:
+            return
+        if usage is None:
+            # A stream without usage still tells its length: about one event per token.
+            produced = lease.produced
+            self.tokens.learn(facts, None, produced)
+            self.speeds.close(lease, produced or lease.output_expected, 0, now)
+        else:
+            self.tokens.learn(facts, usage.prompt_tokens, usage.completion_tokens)
+            lease.prompt_tokens = lease.prompt_tokens or usage.prompt_tokens
+            self.speeds.close(lease, usage.completion_tokens, usage.cached_tokens or 0, now)
+
+    def _changed(self) -> None:
+        self._usable.clear()
+        self._usable_until = float("inf")
+        names: set[str] = set()
+        for backend in self.backends.values():
+            names |= backend.models or frozenset()
+        names.discard("*")
+        self._models = frozenset(names)
+
+    def _candidates(self, model: str | None, now: float) -> list[Backend]:
+        """Backends that can take a request for `model` now; the list is shared and never changed."""
+        if now >= self._usable_until:
+            self._changed()
+        found = self._usable.get(model)
+        if found is None:
+            found = self._find(model, now)
+            if model is None or model in self._models:  # what clients make up must not fill the memory
+                self._usable[model] = found
+        return found
+
+    def _find(self, model: str | None, now: float) -> list[Backend]:
+        up = [b for b in self.backends.values() if b.up and not b.draining and b.serves(model)]
+        fit = [b for b in up if not b.passive.ejected(now)]
+        for b in up:
+            if b.passive.ejected(now):
+                self._usable_until = min(self._usable_until, b.passive.ejected_until)
+        # When every one that answers its checks is ejected, trying one beats refusing all (nginx does the same).
+        return fit or up
+
+    def _resolve(self, facts: Facts, now: float) -> Refusal | None:
+        """Settle which model is meant, or say why the request cannot be placed."""
+        backends: Iterable[Backend] = self.backends.values()
+        if facts.model is None and facts.needs_model and self._models:
+            wildcard = any("*" in (b.models or ()) for b in backends)
+            if len(self._models) > 1 and not wildcard:
+                message = f"this fleet serves several models: set `model` to one of {self._names()}"
+                return Refusal(400, "model_required", message, param="model")
+            if len(self._models) == 1:
+                facts.model = next(iter(self._models))
+        if self._candidates(facts.model, now):
+            return None
+        if any(b.models is None for b in backends) or any(b.serves(facts.model) for b in backends):
+            message = "no backend that can serve this request is up at the moment: try again soon"
+            unseen = sum(b.models is None for b in backends)
+            if facts.model is not None and unseen and self._models:
+                message = (
+                    f"no backend that is up serves the model {facts.model!r:.100} (served are: {self._names()}), "
+                    f"but {unseen} of the backends did not answer yet: try again soon"
+                )
+            return Refusal(503, "no_backend", message, RETRY_AFTER)
+        if not self.backends:
+            return Refusal(503, "no_backend", "no backend is configured", RETRY_AFTER)
+        message = f"no backend serves the model {facts.model!r:.100}; served are: {self._names()}"
+        return Refusal(404, "model_not_found", message, param="model")
+
+    def _names(self) -> str:
+        names = sorted(self._models)
+        more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+        return ", ".join(repr(n) for n in names[:NAMES_SHOWN]) + more

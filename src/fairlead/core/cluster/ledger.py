@@ -1,0 +1,147 @@
+"""The ledger of leases: what load did we put where, and is it gone again?
+
+A lease is the load of one request on one backend. It is opened once and closed exactly once on every path:
+late callbacks may close again, only the first counts. Sums on the backend are whole numbers kept by
+difference, so after any mix of events a fleet at rest stands at exactly zero.
+"""
+
+from __future__ import annotations
+
+from fairlead.core.cluster.backend import Backend
+from fairlead.core.model import Facts
+from fairlead.core.view import Choice
+
+MIN_LEFT = 1  # a stream that runs past its expected length still has at least this many tokens to come
+
+
+class Lease:
+    """One request's load on one backend.
+
+    Hosts count tokens in passing with `lease.produced += n`; the ledger takes them over at the next `settle`.
+    """
+
+    __slots__ = (
+        "backend",
+        "cached_tokens",
+        "candidates",
+        "choice",
+        "epoch",
+        "facts",
+        "first_token_at",
+        "open",
+        "opened_at",
+        "output_expected",
+        "output_left",
+        "predicted_prefill",
+        "predicted_step",
+        "previous_first_token_at",
+        "produced",
+        "prompt_left",
+        "prompt_tokens",
+        "settled",
+    )
+
+    def __init__(
+        self,
+        backend: Backend,
+        facts: Facts,
+        candidates: list[Backend],
+        choice: Choice,
+        prompt: int,
+        output: int,
+        now: float,
+    ) -> None:
+        self.backend = backend
+        self.facts = facts
+        self.candidates = candidates  # as the policy saw them; never changed afterwards
+        self.choice = choice
+        self.opened_at = now
+        self.prompt_tokens = prompt
+        self.output_expected = output
+        self.prompt_left = prompt  # part of backend.prompt_pending
+        self.output_left = output  # part of backend.output_pending
+        self.produced = 0  # output tokens seen by the host
+        self.settled = 0  # of these, taken into the backend's sums
+        self.first_token_at = 0.0  # 0: none yet
+        self.previous_first_token_at = 0.0  # of another request on the same backend, when ours came
+        self.predicted_prefill = 0.0
+        self.predicted_step = 0.0
+        self.epoch = backend.epoch
+        self.open = True
+
+    def __repr__(self) -> str:
+        state = "open" if self.open else "closed"
+        return f"<Lease {self.backend.id} {state} prompt={self.prompt_left} output={self.output_left}>"
+
+
+class Ledger:
+    """Opens, moves and closes leases; the only writer of the backends' load sums."""
+
+    __slots__ = ("closed", "leases", "opened")
+
+    def __init__(self) -> None:
+        self.leases: set[Lease] = set()  # open ones
+        self.opened = 0
+        self.closed = 0
+
+    def open(self, lease: Lease) -> None:
+        backend = lease.backend
+        backend.inflight += 1
+        backend.prompt_pending += lease.prompt_left
+        backend.output_pending += lease.output_left
+        backend.unseen_new += 1
+        self.leases.add(lease)
+        self.opened += 1
+
+    def first_token(self, lease: Lease, now: float) -> None:
+        """The prompt is done: its tokens are no longer pending, the request decodes."""
+        if lease.first_token_at or not lease.open:
+            return
+        backend = lease.backend
+        lease.first_token_at = now
+        lease.previous_first_token_at = backend.last_first_token_at
+        backend.last_first_token_at = now
+        backend.prompt_pending -= lease.prompt_left
+        lease.prompt_left = 0
+        backend.decoding += 1
+        backend.kv_tokens += lease.prompt_tokens
+        self._seen(lease)
+
+    def settle(self, lease: Lease) -> None:
+        """Take the tokens produced since the last time into the backend's sums."""
+        new = lease.produced - lease.settled
+        if not new or not lease.open or not lease.first_token_at:
+            return
+        backend = lease.backend
+        lease.settled = lease.produced
+        backend.kv_tokens += new
+        left = max(lease.output_expected - lease.produced, MIN_LEFT)
+        backend.output_pending += left - lease.output_left
+        lease.output_left = left
+
+    def close(self, lease: Lease) -> bool:
+        """Give the load back; False when that was done before."""
+        if not lease.open:
+            return False
+        lease.open = False
+        backend = lease.backend
+        backend.inflight -= 1
+        backend.prompt_pending -= lease.prompt_left
+        backend.output_pending -= lease.output_left
+        if lease.first_token_at:
+            backend.decoding -= 1
+            backend.kv_tokens -= lease.prompt_tokens + lease.settled
+        else:
+            self._seen(lease)
+        self.leases.discard(lease)
+        self.closed += 1
+        return True
+
+    @staticmethod
+    def _seen(lease: Lease) -> None:
+        """The request left the engine's queue: a poll no longer has to be told of it."""
+        backend = lease.backend
+        if lease.epoch == backend.epoch:
+            backend.unseen_new -= 1
+        elif lease.epoch >= backend.seen_epoch:
+            backend.unseen_old -= 1

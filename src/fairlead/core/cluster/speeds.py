@@ -1,0 +1,103 @@
+"""How fast is each backend, compared with its peers?
+
+Tokens per second alone mislead: an engine that batches makes more of them the more it is given. So the time
+that a request took is held against the time that a reference machine would have needed under the same load;
+the ratio of the two sums is the backend's slowdown, its inverse against the fleet's mean the capacity.
+
+Reference step time (continuous batching with chunked prefill, Llama-3.1-8B on an H100; since only ratios
+between backends are used, the absolute scale does not matter):
+    step    = BASE + KV * (tokens read by the decodes) + SEQ * (requests decoding)
+    prefill = TOKEN * u + ATTENTION * u * u / 2 + ceil(u / BUDGET) * step,  u = prompt tokens not found cached
+    decode  = (output tokens - 1) * step
+slowdown = (observed + PRIOR * g) / (predicted + PRIOR), decayed sums, g the same ratio over the whole fleet and
+PRIOR worth a few requests: a ratio of sums that is shrunk to the mean does not swing as a mean of ratios would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import ceil, exp
+
+from fairlead.core.cluster.backend import Backend
+from fairlead.core.cluster.ledger import Lease
+
+BASE = 6.8e-3  # seconds per step
+TOKEN = 20e-6  # seconds per prefilled token
+ATTENTION = 1.3e-9  # seconds per token and token of context
+KV = 0.076e-6  # seconds per KV token read in a decode step
+SEQ = 5e-6  # seconds per decoding request
+BUDGET = 8192  # tokens per step
+
+MEMORY_SECONDS = 60.0  # e-folding time of what was learned
+PRIOR_REQUESTS = 3.0  # requests of average size that the fleet's mean is worth
+
+
+def step_seconds(backend: Backend) -> float:
+    """Modelled decode step of the reference machine under the backend's load of now."""
+    return BASE + KV * backend.kv_tokens + SEQ * backend.decoding
+
+
+def prefill_seconds(uncached: int, step: float) -> float:
+    """Modelled prefill of `uncached` tokens beside decodes whose step takes `step` seconds."""
+    return TOKEN * uncached + ATTENTION * uncached * uncached / 2 + ceil(uncached / BUDGET) * step
+
+
+class Speeds:
+    """Learns slowdowns from finished requests and writes `slowdown` and `capacity` of the backends."""
+
+    __slots__ = ("_mean_predicted", "_samples")
+
+    def __init__(self) -> None:
+        self._mean_predicted = 0.0  # of one request, decayed
+        self._samples = 0.0
+
+    def open(self, lease: Lease) -> None:
+        """Note what the reference machine would need, under the load that the request finds."""
+        backend = lease.backend
+        step = step_seconds(backend)
+        lease.predicted_step = step
+        # Without a first token to observe (answers in one piece) the queue before it counts as well.
+        lease.predicted_prefill = prefill_seconds(lease.prompt_tokens, step)
+
+    def close(self, lease: Lease, output_tokens: int, cached_tokens: int, now: float) -> None:
+        """Learn from a request that ended well at `now`."""
+        backend = lease.backend
+        uncached = max(lease.prompt_tokens - cached_tokens, 1)
+        predicted = prefill_seconds(uncached, lease.predicted_step) if cached_tokens else lease.predicted_prefill
+        if lease.first_token_at:
+            # Prefills of one engine go one after the other: the wait behind another one is not ours.
+            observed = lease.first_token_at - max(lease.opened_at, lease.previous_first_token_at)
+            observed += now - lease.first_token_at
+        else:
+            observed = now - lease.opened_at
+        if output_tokens > 1:
+            predicted += (output_tokens - 1) * lease.predicted_step
+        fade = exp(-max(now - backend.speed_updated_at, 0.0) / MEMORY_SECONDS)
+        backend.speed_updated_at = now
+        backend.speed_observed = backend.speed_observed * fade + observed
+        backend.speed_predicted = backend.speed_predicted * fade + predicted
+        backend.speed_samples = backend.speed_samples * fade + 1.0
+        self._mean_predicted = self._mean_predicted * 0.99 + predicted
+        self._samples = self._samples * 0.99 + 1.0
+
+    def refresh(self, backends: Iterable[Backend], now: float) -> None:
+        """Recompute slowdowns and capacities; called by the balancer's tick, not per request."""
+        backends = list(backends)
+        if self._samples:
+            self._learn(backends, now)
+        weighted = any(b.weight_set for b in backends)
+        for b in backends:
+            # A weight that somebody set says what to believe; learned speeds serve those who set none.
+            b.capacity = b.weight if weighted else 1.0 / b.slowdown
+
+    def _learn(self, backends: list[Backend], now: float) -> None:
+        fades = [exp(-max(now - b.speed_updated_at, 0.0) / MEMORY_SECONDS) for b in backends]
+        # Each backend counts once in the mean, however much traffic it gets.
+        known = [b.speed_observed / b.speed_predicted for b in backends if b.speed_predicted > 0.0]
+        if not known:
+            return
+        mean = sum(known) / len(known)
+        prior = PRIOR_REQUESTS * self._mean_predicted / self._samples
+        for b, fade in zip(backends, fades, strict=True):
+            ratio = (b.speed_observed * fade + prior * mean) / (b.speed_predicted * fade + prior)
+            b.slowdown = ratio / mean if mean > 0.0 else 1.0

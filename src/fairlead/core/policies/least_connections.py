@@ -1,0 +1,20 @@
+"""`least_connections`: fewest requests in flight over weight (nginx `least_conn`)."""
+
+from __future__ import annotations
+
+from fairlead.core.model import Facts
+from fairlead.core.view import Choice, View, lowest
+
+
+class LeastConnections:
+    name = "least_connections"
+    term_names = ("in flight", "weight")
+    needs_prefixes = False
+
+    def choose(self, facts: Facts, view: View) -> Choice:
+        backends = view.backends
+        inflight = [b.inflight for b in backends]
+        weights = [b.weight for b in backends]
+        # The request itself is counted, so that on an idle fleet the heavier backend comes first.
+        scores = [(n + 1) / w for n, w in zip(inflight, weights, strict=True)]
+        return Choice(lowest(scores, view), "fewest requests in flight", scores, (inflight, weights))

@@ -1,0 +1,85 @@
+"""What a policy may see, and what it answers.
+
+A policy is pure: it reads the view and the request's facts and returns a `Choice`. It never judges health
+(the balancer gives it only usable candidates) and never opens leases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from fairlead.core.cluster.backend import Backend
+    from fairlead.core.model import Facts
+
+
+class Rng(Protocol):
+    """The part of `random.Random` that policies use; comes in from the host, so runs can be repeated."""
+
+    def random(self) -> float: ...
+
+    def randrange(self, stop: int, /) -> int: ...
+
+
+class View:
+    """Candidates and the moment. One object per balancer, refilled for each choice."""
+
+    __slots__ = ("backends", "now", "output", "prompt", "rng")
+
+    def __init__(self, rng: Rng) -> None:
+        self.backends: list[Backend] = []  # usable ones, in a fixed order; at least one
+        self.now = 0.0
+        self.rng = rng
+        self.prompt = 0  # estimated prompt tokens of the request
+        self.output = 0  # its expected output tokens
+
+
+class Choice:
+    """The place of the chosen backend in the view, why, and every candidate's score with its terms.
+
+    Scores and terms are columns that line up with the view's backends: cheap to make for every request,
+    turned into rows only when somebody asks for an explanation. Lower scores are better.
+    """
+
+    __slots__ = ("index", "reason", "scores", "terms")
+
+    def __init__(
+        self, index: int, reason: str, scores: Sequence[float] = (), terms: tuple[Sequence[float], ...] = ()
+    ) -> None:
+        self.index = index
+        self.reason = reason  # a sentence for people without numbers of single candidates
+        self.scores = scores
+        self.terms = terms
+
+
+class Policy(Protocol):
+    """A way to choose. An object belongs to one balancer and may keep memory (a cursor, sessions)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """What the columns of `Choice.terms` are, with units."""
+        ...
+
+    @property
+    def needs_prefixes(self) -> bool:
+        """Are hashes of the prompt's beginnings wanted in the facts?"""
+        ...
+
+    def choose(self, facts: Facts, view: View) -> Choice: ...
+
+
+def lowest(scores: Sequence[float], view: View) -> int:
+    """Index of the lowest score; among equals the fewest requests in flight, then at random."""
+    best = min(scores)
+    first = scores.index(best)
+    if scores.count(best) == 1:
+        return first
+    backends = view.backends
+    ties = [i for i, score in enumerate(scores) if score == best]
+    fewest = min(backends[i].inflight for i in ties)
+    ties = [i for i in ties if backends[i].inflight == fewest]
+    return ties[0] if len(ties) == 1 else ties[int(view.rng.random() * len(ties))]

@@ -1,0 +1,290 @@
+"""Watches one backend: which engine is it, what does it serve, is it healthy, how long is its queue?
+
+Two small loops per backend, beside the data plane and never in its way: a dead or slow health or metrics
+endpoint delays nothing but the next reading. Facts go to the balancer; what people want to know about the
+backend (engine, version, last problem) is kept in `Watch.about`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+
+from fairlead.core.balancer import Balancer
+from fairlead.core.model import ANY_MODEL, EngineStats
+from fairlead.engines.interface import Answer, Dialect
+from fairlead.engines.registry import DIALECTS, all_clues, detect
+
+CLUE_BYTES = 1 << 20  # of one answer, when finding out what an engine is
+CLUE_SECONDS = 5.0
+REDISCOVER_SECONDS = 30.0  # models come and go (LoRA adapters) while an engine runs
+DOWN_INTERVAL = 1.0  # a backend that is down is asked at least this often
+HURRY_SECONDS = 0.25  # least time between probes that failing requests ask for
+MAX_BACKOFF = 30.0  # between scrapes of metrics that fail
+BIG_BODY = 256 * 1024  # metrics larger than this are parsed outside the event loop
+
+
+@dataclass(frozen=True, slots=True)
+class WatchSettings:
+    """What the configuration says; seconds and bytes."""
+
+    health_path: str | None  # None: the engine's own
+    health_interval: float
+    health_timeout: float
+    metrics_interval: float
+    metrics_timeout: float
+    metrics_max_bytes: int
+    metrics_url: str | None = None
+    engine: str | None = None  # a dialect's name; None: find out
+    models: frozenset[str] | None = None  # None: ask the engine
+
+
+@dataclass(slots=True)
+class About:
+    """What was found out, for people."""
+
+    engine: str = ""  # dialect name; "" until found out
+    version: str = ""
+    problem: str = "not checked yet"
+    metrics_url: str = ""
+    metrics_problem: str = ""
+    entries: tuple[dict[str, Any], ...] = ()  # this backend's part of /v1/models
+    checked: bool = False  # did the first round end?
+
+
+class Watch:
+    """The loops of one backend. `changed` is called with (id, up) when it goes up or down."""
+
+    def __init__(
+        self,
+        id: str,
+        url: str,
+        settings: WatchSettings,
+        balancer: Balancer,
+        session: aiohttp.ClientSession,
+        clock: Callable[[], float],
+        changed: Callable[[str, bool], None],
+    ) -> None:
+        self.id = id
+        self.url = url.rstrip("/")
+        self.settings = settings
+        self.about = About()
+        self.dialect: Dialect | None = DIALECTS.get(settings.engine) if settings.engine else None
+        self.first_round = asyncio.Event()  # set when the backend was asked once
+        self._balancer = balancer
+        self._session = session
+        self._clock = clock
+        self._changed = changed
+        self._hurry = asyncio.Event()
+        self._found_at = float("-inf")
+        self._found_by_probe = False  # did the health path answer in this round?
+        self._tasks: list[asyncio.Task[None]] = []
+        parts = urlsplit(self.url)
+        self._root = f"{parts.scheme}://{parts.netloc}"
+        self._jitter = random.Random(id)  # noqa: S311 -- spreads probes over time, no secret
+
+    def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._health_loop()), loop.create_task(self._metrics_loop())]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def hurry(self) -> None:
+        """A request failed here: look soon, not at the next turn."""
+        self._hurry.set()
+
+    # --- health ----------------------------------------------------------------------------------------------
+
+    async def _health_loop(self) -> None:
+        interval = self.settings.health_interval
+        while True:
+            await self._check()
+            self.about.checked = True
+            self.first_round.set()
+            up = self._balancer.backends[self.id].up
+            wait = interval if up else min(interval, DOWN_INTERVAL)
+            self._hurry.clear()
+            await asyncio.sleep(min(HURRY_SECONDS, wait))
+            remaining = wait * self._jitter.uniform(0.9, 1.1) - HURRY_SECONDS
+            if remaining > 0:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._hurry.wait(), remaining)
+
+    async def _check(self) -> None:
+        """One probe, and discovery where it is due."""
+        known = self._balancer.backends[self.id]
+        due = known.models is None or not known.up or self._clock() - self._found_at > REDISCOVER_SECONDS
+        problem = await self._probe() if self.dialect is not None else ""
+        if due and not problem:
+            problem = await self._discover()
+            if not problem and self.dialect is not None and not self._found_by_probe:
+                problem = await self._probe()
+        self.about.problem = problem
+        if self._balancer.probe(self.id, not problem, problem):
+            self._changed(self.id, not problem)
+
+    async def _probe(self) -> str:
+        """Ask the health path; "" when it is well, else what is wrong."""
+        dialect = self.dialect
+        path = self.settings.health_path or (dialect.health_path if dialect else "/health")
+        timeout = self.settings.health_timeout
+        if self.settings.health_path is None and dialect is not None:
+            timeout = max(timeout, dialect.health_timeout)
+        try:
+            answer = await self._get(path, timeout, 65_536)
+        except TimeoutError:
+            return f"GET {path} gave no answer within {timeout:g} s"
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return _why(error)
+        self._found_by_probe = True
+        if answer.status in (404, 405) and dialect is not None and dialect.name == "generic":
+            return ""  # a server without a health page that answers at all
+        return "" if 200 <= answer.status < 300 else f"GET {path} answered {answer.status}"
+
+    # --- discovery -------------------------------------------------------------------------------------------
+
+    async def _discover(self) -> str:
+        """Which engine, which version, which models? "" or why that could not be found out."""
+        self._found_by_probe = False
+        fixed = DIALECTS.get(self.settings.engine) if self.settings.engine else None
+        paths = tuple(dict.fromkeys((*(fixed.clues if fixed else all_clues()), "/v1/models")))
+        answers: dict[str, Answer] = {}
+        problems: list[str] = []
+
+        async def ask(path: str) -> None:
+            try:
+                answers[path] = await self._get(path, CLUE_SECONDS, CLUE_BYTES)
+            except TimeoutError:
+                problems.append(f"GET {path} gave no answer within {CLUE_SECONDS:g} s")
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                problems.append(_why(error))
+
+        await asyncio.gather(*(ask(path) for path in paths))
+        if not answers:
+            return problems[0] if problems else "no answer"
+        dialect = fixed or detect(answers)
+        self.dialect = dialect
+        self.about.engine = dialect.name
+        self.about.version = dialect.version(answers) or ""
+        models = self.settings.models or dialect.models(answers)
+        if models is None:
+            listed = answers.get("/v1/models")
+            if listed is not None and listed.status in (500, 502, 503):
+                return f"GET /v1/models answered {listed.status}"  # still loading
+            models = ANY_MODEL
+        self.about.entries = _entries(answers.get("/v1/models"), models)
+        self._balancer.set_models(self.id, models)
+        self._found_at = self._clock()
+        return ""
+
+    # --- metrics ---------------------------------------------------------------------------------------------
+
+    async def _metrics_loop(self) -> None:
+        settings = self.settings
+        await self.first_round.wait()
+        wait = settings.metrics_interval
+        while True:
+            dialect = self.dialect
+            if dialect is not None and self._balancer.backends[self.id].up:
+                ok = await self._scrape(dialect)
+                wait = settings.metrics_interval if ok else min(wait * 2, MAX_BACKOFF)
+            else:
+                wait = settings.metrics_interval
+            await asyncio.sleep(wait * self._jitter.uniform(0.9, 1.1))
+
+    async def _scrape(self, dialect: Dialect) -> bool:
+        """One reading; False when none of the engine's metrics addresses gave numbers."""
+        settings = self.settings
+        urls = (settings.metrics_url,) if settings.metrics_url else dialect.metrics_urls(self.url)
+        if self.about.metrics_url in urls:
+            urls = (self.about.metrics_url,)
+        self.about.metrics_problem = "this engine has no metrics" if not urls else ""
+        for url in urls:
+            mark = self._balancer.poll_started(self.id)
+            try:
+                answer = await self._get(url, settings.metrics_timeout, settings.metrics_max_bytes)
+            except TimeoutError:
+                self.about.metrics_problem = f"no answer within {settings.metrics_timeout:g} s"
+                continue
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                self.about.metrics_problem = _why(error)
+                continue
+            if answer.status != 200:
+                self.about.metrics_problem = f"answered {answer.status}"
+                continue
+            if len(answer.body) > BIG_BODY:
+                loop = asyncio.get_running_loop()
+                stats = await loop.run_in_executor(None, dialect.parse_metrics, url, answer.body)
+            else:
+                stats = dialect.parse_metrics(url, answer.body)
+            if stats == EngineStats():
+                if self.about.metrics_url == url:
+                    return True  # nothing new since the last reading: that one stays
+                self.about.metrics_problem = "holds no number that is known"
+                continue
+            self.about.metrics_url = url
+            self.about.metrics_problem = ""
+            self._balancer.poll_result(self.id, mark, stats, self._clock())
+            return True
+        self.about.metrics_url = ""
+        return False
+
+    # --- fetching --------------------------------------------------------------------------------------------
+
+    async def _get(self, path: str, timeout: float, limit: int) -> Answer:
+        """GET with bounds on time and size. TimeoutError, aiohttp.ClientError, OSError; ValueError if too large."""
+        url = path if path.startswith(("http://", "https://")) else self.url + path
+        async with (
+            asyncio.timeout(timeout),
+            self._session.get(url, allow_redirects=False, headers={"Accept-Encoding": "identity"}) as response,
+        ):
+            body = bytearray()
+            async for chunk in response.content.iter_chunked(65_536):
+                body += chunk
+                if len(body) > limit:
+                    raise ValueError(f"GET {path} answered more than {limit} bytes")
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            return Answer(response.status, bytes(body), headers)
+
+
+def _why(error: Exception) -> str:
+    """A failure in a few words, without addresses."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return "its TLS certificate is not trusted"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "its host name is not known"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return "the TLS handshake failed"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return "connection refused" if isinstance(error.os_error, ConnectionRefusedError) else "cannot connect"
+    if isinstance(error, ValueError):
+        return str(error)
+    return "the connection broke" if isinstance(error, aiohttp.ClientError | OSError) else type(error).__name__
+
+
+def _entries(listed: Answer | None, models: frozenset[str]) -> tuple[dict[str, Any], ...]:
+    """The engine's own entries for its models; made up where it lists none."""
+    found: dict[str, dict[str, Any]] = {}
+    if listed is not None and listed.status == 200:
+        try:
+            data = msgspec.json.decode(listed.body)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            data = None
+        items = data.get("data") if isinstance(data, dict) else None
+        for item in items if isinstance(items, list) else ():
+            if isinstance(item, dict) and isinstance(item.get("id"), str):
+                found[item["id"]] = item
+    for name in models - {"*"} - found.keys():
+        found[name] = {"id": name, "object": "model", "created": 0, "owned_by": "fairlead"}
+    return tuple(entry for name, entry in sorted(found.items()) if name in models or "*" in models)

@@ -1,0 +1,346 @@
+"""One client connection: reads requests, checks and collects them, answers them in order.
+
+One exchange at a time: requests that are pipelined behind it wait in a small buffer. The connection's single
+deadline follows what it waits for (a head, a body, a backend, the client's own reading), see timers.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+from fairlead.proxy.timers import NEVER
+from fairlead.wire.chunked import ChunkScanner
+from fairlead.wire.errors import error_body
+from fairlead.wire.http1 import BadHttp, RequestHead, check_partial, parse_request
+
+if TYPE_CHECKING:
+    from fairlead.proxy.exchange import Exchange
+    from fairlead.proxy.service import Service
+
+MAX_PIPELINED = 65_536  # bytes kept of requests behind the running one; then reading stops
+LINGER_SECONDS = 2.0  # after an early refusal: read on for so long,
+LINGER_BYTES = 65_536  # or so much, so that our answer is not lost in a reset
+
+READ_HEAD, READ_BODY, BUSY, LINGER, CLOSED = range(5)
+
+REASONS = {
+    200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 408: "Request Timeout",
+    413: "Content Too Large", 414: "URI Too Long", 417: "Expectation Failed", 429: "Too Many Requests",
+    431: "Request Header Fields Too Large", 500: "Internal Server Error", 501: "Not Implemented",
+    502: "Bad Gateway", 503: "Service Unavailable", 504: "Gateway Timeout", 505: "HTTP Version Not Supported",
+    508: "Loop Detected",
+}  # fmt: skip
+
+
+class Client(asyncio.Protocol):
+    """A downstream connection. All its state is of the request at hand, but for what waits in `_buffer`."""
+
+    __slots__ = (
+        "_body", "_buffer", "_head", "_left", "_lingered", "_paused", "_scanner", "_size", "_unsent", "arrived",
+        "deadline", "exchange", "keep_alive", "peer", "service", "stalled", "state", "transport", "wake", "write",
+    )  # fmt: skip
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]
+        self.peer = ""
+        self.state = READ_HEAD
+        self.exchange: Exchange | None = None
+        self.keep_alive = True
+        self.stalled = False  # the client does not read what we write
+        self.deadline = NEVER
+        self.wake = NEVER
+        self.arrived = 0.0  # when the request's first byte came
+        self._buffer = b""
+        self._head: RequestHead | None = None
+        self._body: list[bytes] = []
+        self._size = 0  # body bytes read
+        self._left = 0  # body bytes to come, where the length is known
+        self._scanner: ChunkScanner | None = None
+        self._paused = False
+        self._lingered = 0
+        self._unsent = 0  # bytes in the write buffer when the client was last seen stalled
+
+    # --- asyncio ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.write = self.transport.write
+        peer = transport.get_extra_info("peername")
+        self.peer = peer[0] if isinstance(peer, tuple) else "unix"
+        if not self.service.client_connected(self):
+            self.state = BUSY
+            self._error_and_close(503, "too_many_connections", "too many connections: try again soon", retry_after=1)
+            return
+        self.set_deadline(self.service.timeouts.client_header)
+
+    def data_received(self, data: bytes) -> None:
+        state = self.state
+        if state == READ_HEAD:
+            self._read_head(self._buffer + data if self._buffer else data)
+        elif state == READ_BODY:
+            self._read_body(data)
+        elif state == BUSY:
+            self._buffer += data
+            if len(self._buffer) > MAX_PIPELINED and not self._paused:
+                self._paused = True
+                self.transport.pause_reading()
+        elif state == LINGER:
+            self._lingered += len(data)
+            if self._lingered > LINGER_BYTES:
+                self.abort()
+
+    def eof_received(self) -> bool:
+        """The client will send no more. While an answer is under way that means that it left (as nginx sees it)."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.state = CLOSED
+        self.deadline = NEVER
+        self.service.client_lost(self)
+        if self.exchange is not None:
+            self.exchange.client_gone()
+
+    def pause_writing(self) -> None:
+        self.stalled = True
+        self._unsent = self.transport.get_write_buffer_size()
+        self.set_deadline(self.service.timeouts.client_write)
+        exchange = self.exchange
+        if exchange is not None and exchange.upstream is not None:
+            exchange.upstream.pause()
+
+    def resume_writing(self) -> None:
+        self.stalled = False
+        exchange = self.exchange
+        if exchange is not None and exchange.upstream is not None:
+            self.set_deadline(self.service.timeouts.idle)
+            exchange.upstream.resume()
+
+    # --- deadlines -------------------------------------------------------------------------------------------
+
+    def set_deadline(self, seconds: float) -> None:
+        """From now on this long, whatever was set before."""
+        wheel = self.service.wheel
+        self.deadline = deadline = wheel.now + seconds
+        if deadline < self.wake:
+            wheel.enter(self)
+
+    def on_deadline(self, now: float) -> None:
+        self.deadline = NEVER
+        if self.exchange is not None:
+            if self.stalled:
+                unsent = self.transport.get_write_buffer_size()
+                if unsent < self._unsent:  # slow, but it reads
+                    self._unsent = unsent
+                    self.set_deadline(self.service.timeouts.client_write)
+                    return
+            self.exchange.on_deadline()
+        elif self.state == READ_BODY:
+            self._error_and_close(408, "body_timeout", "the request's body did not come in time")
+        elif self.state == READ_HEAD and self._buffer:
+            self._error_and_close(408, "header_timeout", "the request's head did not come in time")
+        else:
+            self.abort()
+
+    # --- reading ---------------------------------------------------------------------------------------------
+
+    def _read_head(self, buffer: bytes) -> None:
+        service = self.service
+        if buffer[:2] == b"\r\n":
+            buffer = buffer[2:]  # RFC 9112 section 2.2: one empty line before a request is ignored
+        if not self._buffer:
+            self.arrived = service.clock()
+            if buffer:
+                self.set_deadline(service.timeouts.client_header)
+        end = buffer.find(b"\r\n\r\n")
+        limit = service.limits.head
+        try:
+            if end < 0 or end > limit:
+                self._buffer = buffer
+                check_partial(buffer)
+                if len(buffer) > limit:
+                    raise BadHttp(431, "head_too_long", f"the request head is longer than {limit} bytes")
+                return
+            self._buffer = b""
+            head = parse_request(buffer[:end], service.limits.headers)
+            self.keep_alive = head.keep_alive
+            service.check(head)
+            length = head.content_length or 0
+            if length > service.limits.body:
+                raise self._too_large()
+        except BadHttp as problem:
+            service.recorder.refused(problem.reason)
+            self._error_and_close(problem.status, problem.reason, problem.message)
+            return
+        rest = buffer[end + 4 :]
+        have = len(rest)
+        if head.chunked:
+            self._head = head
+            self._body = []
+            self._scanner = ChunkScanner(self._body)
+            self._begin_body(head, rest)
+        elif have == length:
+            self._request(head, rest)
+        elif have > length:
+            self._buffer = rest[length:]
+            self._request(head, rest[:length])
+        else:
+            self._head = head
+            self._body = []
+            self._left = length
+            self._scanner = None
+            self._begin_body(head, rest)
+
+    def _begin_body(self, head: RequestHead, rest: bytes) -> None:
+        self.state = READ_BODY
+        self._size = 0
+        self.set_deadline(self.service.timeouts.client_body)
+        if rest:
+            self._read_body(rest)
+        elif head.expect_continue:
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _read_body(self, data: bytes) -> None:
+        scanner = self._scanner
+        head = self._head
+        assert head is not None
+        self.deadline = self.service.wheel.now + self.service.timeouts.client_body
+        if scanner is None:
+            have = len(data)
+            if have < self._left:
+                self._left -= have
+                self._body.append(data)
+                return
+            self._body.append(data[: self._left] if have > self._left else data)
+            self._buffer = data[self._left :]
+        else:
+            try:
+                scanner.feed(data)
+                if scanner.payload > self.service.limits.body:
+                    raise self._too_large()
+            except BadHttp as problem:
+                self.service.recorder.refused(problem.reason)
+                self._error_and_close(problem.status, problem.reason, problem.message)
+                return
+            if not scanner.done:
+                return
+            self._buffer = data[scanner.end :]
+        body = b"".join(self._body)
+        self._head, self._body, self._scanner = None, [], None
+        self._request(head, body)
+
+    def _too_large(self) -> BadHttp:
+        limit = self.service.limits.body
+        return BadHttp(413, "body_too_large", f"the request body is larger than {limit} bytes (limits.body)")
+
+    def _request(self, head: RequestHead, body: bytes) -> None:
+        self.state = BUSY
+        self.service.request(self, head, body)
+
+    # --- answering -------------------------------------------------------------------------------------------
+
+    def exchange_ended(self, exchange: Exchange) -> None:
+        """The answer was written in full; what comes next?"""
+        self.exchange = None
+        if self.state == CLOSED:
+            return
+        if not self.keep_alive:
+            self.state = LINGER
+            self.deadline = NEVER
+            self.transport.close()
+            return
+        self._next()
+
+    def _next(self) -> None:
+        self.state = READ_HEAD
+        self.deadline = self.service.wheel.now + self.service.timeouts.client_idle
+        if self.deadline < self.wake:
+            self.service.wheel.enter(self)
+        if self._buffer:
+            # Not from within the call that ended the last answer: a long pipeline must not grow the stack.
+            self.service.loop.call_soon(self._pipelined)
+
+    def _pipelined(self) -> None:
+        if self.state != READ_HEAD:
+            return
+        if self._paused:
+            self._paused = False
+            self.transport.resume_reading()
+        buffer, self._buffer = self._buffer, b""
+        if buffer:
+            self._read_head(buffer)
+
+    def respond(self, head: RequestHead, status: int, body: bytes, request_id: bytes, extra: bytes = b"") -> None:
+        """An answer of our own to a complete request."""
+        if self.service.draining:
+            self.keep_alive = False
+        self.write(self._render(status, body, request_id, extra, bodyless=head.method == b"HEAD"))
+        self.exchange = None
+        if self.keep_alive:
+            self._next()
+        else:
+            self.state = LINGER
+            self.deadline = NEVER
+            self.transport.close()
+
+    def respond_error(
+        self, exchange: Exchange, status: int, code: str, message: str, param: str | None, retry_after: int | None
+    ) -> None:
+        """An error of our own in place of a backend's answer."""
+        body = error_body(status, code, message, param, anthropic=exchange.path == b"/v1/messages")
+        extra = b"retry-after: %d\r\n" % retry_after if retry_after is not None else b""
+        self.respond(exchange.head, status, body, exchange.request_id, extra)
+
+    def _render(self, status: int, body: bytes, request_id: bytes, extra: bytes, *, bodyless: bool) -> bytes:
+        close = b"" if self.keep_alive else b"connection: close\r\n"
+        return b"%b%d\r\n%b%bx-request-id: %b\r\n\r\n%b" % (
+            b"HTTP/1.1 %d %b\r\nserver: fairlead\r\ncontent-type: application/json\r\ncontent-length: "
+            % (status, REASONS.get(status, "Error").encode()),
+            len(body),
+            extra,
+            close,
+            request_id,
+            b"" if bodyless else body,
+        )
+
+    def _error_and_close(self, status: int, code: str, message: str, retry_after: int | None = None) -> None:
+        """Refuse before a request is complete: answer, close our side, and read on a little.
+
+        Closing with unread bytes would send a reset, and a reset can destroy the answer on its way.
+        """
+        self.keep_alive = False
+        extra = b"retry-after: %d\r\n" % retry_after if retry_after is not None else b""
+        body = error_body(status, code, message)
+        self.write(self._render(status, body, self.service.new_request_id(), extra, bodyless=False))
+        self.service.recorder.early(self, status, code)
+        self._head, self._body, self._scanner, self._buffer = None, [], None, b""
+        self.state = LINGER
+        self.set_deadline(LINGER_SECONDS)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+
+    def cut(self, *, reset: bool) -> None:
+        """End a begun answer without its proper end."""
+        self.exchange = None
+        if self.state == CLOSED:
+            return
+        self.state = LINGER
+        self.deadline = NEVER
+        if reset:
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self.state != CLOSED:
+            self.state = LINGER
+            self.transport.abort()
+
+    @property
+    def idle(self) -> bool:
+        """Is it between two requests?"""
+        return self.state == READ_HEAD and not self._buffer

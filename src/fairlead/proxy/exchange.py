@@ -1,0 +1,366 @@
+"""One request on its way: placed, sent, answered, or moved to another backend while that is still possible.
+
+The exchange owns the request from its last body byte to the last byte of the answer. Whatever happens
+(backend breaks, client leaves, deadline passes, shutdown), it ends in `_end` exactly once: there the lease is
+closed, the connection returned or closed, and the record written.
+
+Commit point: the first byte of the final answer is written to the client. Before it a request may go elsewhere, as
+the retry rules allow; after it never: a stream that breaks then is ended visibly (an error event and no
+proper end of the body), so that a cut answer is not taken for a whole one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fairlead.core.balancer import ABANDONED, CLIENT_GONE, FAILED, OK, REFUSED
+from fairlead.core.model import Facts, Kind, Refusal, Usage
+from fairlead.core.retry import CONNECT, TIMEOUT
+from fairlead.proxy.upstream import Upstream
+from fairlead.wire.errors import error_event
+from fairlead.wire.http1 import RequestHead, ResponseHead
+from fairlead.wire.openai import USAGE_TAIL, read_usage
+
+if TYPE_CHECKING:
+    from fairlead.core.cluster.ledger import Lease
+    from fairlead.proxy.client import Client
+    from fairlead.proxy.service import Service
+
+IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
+CONNECTING, WAITING, RELAYING, ENDED = "connecting", "waiting", "relaying", "ended"
+
+
+class Exchange:
+    """State of one request. Made when its body is complete; `start` sets it off."""
+
+    __slots__ = (
+        "arrived", "body", "bytes_out", "client", "error", "facts", "first_byte_at", "head", "head_waits", "lease",
+        "outcome", "path", "phase", "replay_safe", "request_id", "resent", "response", "service", "status", "tried",
+        "tries", "upstream", "usage",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        service: Service,
+        client: Client,
+        head: RequestHead,
+        path: bytes,
+        body: bytes,
+        facts: Facts,
+        request_id: bytes,
+        arrived: float,
+        replay_safe: bool,
+    ) -> None:
+        self.service = service
+        self.client = client
+        self.head = head
+        self.path = path
+        self.body = body
+        self.facts = facts
+        self.request_id = request_id
+        self.arrived = arrived
+        self.replay_safe = replay_safe
+        self.lease: Lease = None  # type: ignore[assignment]  # set by `_place`, before anything reads it
+        self.upstream: Upstream | None = None
+        self.response: ResponseHead | None = None
+        self.phase = CONNECTING
+        self.head_waits = False  # the answer's head is here, its body is not: nothing was written to the client yet
+        self.tries = 0
+        self.tried: list[str] = []
+        self.resent = False  # sent again because a kept connection had been closed by the engine
+        self.first_byte_at = 0.0
+        self.bytes_out = 0
+        self.status = 0
+        self.outcome = ""
+        self.error = ""  # short fixed word where something went wrong
+        self.usage: Usage | None = None
+
+    # --- placing ---------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Choose a backend and send; or answer with the reason why not."""
+        self._place(self.service.clock())
+
+    def _place(self, now: float) -> None:
+        service = self.service
+        lease = service.balancer.assign(self.facts, now, self.tried)
+        service.placed += 1
+        if not service.placed & 7:
+            service.recorder.decided(service.clock() - now)
+        if isinstance(lease, Refusal):
+            self._refuse(lease.status, lease.code, lease.message, lease.param, lease.retry_after)
+            return
+        self.lease = lease
+        self.tries += 1
+        self._send(fresh=False)
+
+    def _send(self, *, fresh: bool) -> None:
+        pool = self.service.pools[self.lease.backend.id]
+        self.response = None
+        self.head_waits = False
+        upstream = None if fresh else pool.take()
+        if upstream is not None:
+            self.connected(upstream)
+            return
+        self.phase = CONNECTING
+        self.client.set_deadline(self.service.timeouts.connect)
+        self.upstream = upstream = Upstream(pool)
+        self.service.connect(self, upstream)
+
+    def connected(self, upstream: Upstream) -> None:
+        """A connection is there: write the request."""
+        service, head = self.service, self.head
+        self.upstream = upstream
+        self.phase = WAITING
+        self.client.set_deadline(service.timeouts.first_byte)
+        pool = upstream.pool
+        body = self.body
+        lines = head.lines
+        fields = b"\r\n" + b"\r\n".join(lines) if lines else b""
+        if body or head.content_length is not None or head.chunked:
+            framing = b"\r\nContent-Length: %d\r\nX-Request-Id: %b\r\n\r\n" % (len(body), self.request_id)
+        else:
+            framing = b"\r\nX-Request-Id: %b\r\n\r\n" % self.request_id
+        upstream.send(
+            self, b"%b %b%b%b%b%b" % (head.method, pool.base_path, head.target, pool.host_lines, fields, framing), body
+        )
+
+    # --- what the upstream reports ---------------------------------------------------------------------------
+
+    def connect_failed(self, message: str) -> None:
+        """No connection could be made."""
+        if self.phase is CONNECTING:
+            self.upstream = None
+            self._failed(CONNECT, message)
+
+    def informational(self, response: ResponseHead) -> None:
+        """A 1xx before the answer: passed on to clients that know what it is."""
+        if self.head.minor == 1 and response.status != 100 and not self.bytes_out:
+            lines = b"".join(b"%b\r\n" % line for line in response.lines)
+            self.client.write(b"HTTP/1.1 %b\r\n%b\r\n" % (response.reason, lines))
+
+    def head_received(self, response: ResponseHead) -> bool:
+        """The answer's head: keep it until its body begins, or try elsewhere. False: this upstream is done with."""
+        if response.status in (500, 502, 503, 504, 429) and self._moved(str(response.status)):
+            return False
+        self.response = response
+        bodyless = self.head.method == b"HEAD" or response.status in (204, 304)
+        upstream = self.upstream
+        if upstream is not None:
+            upstream.begin(response, bodyless=bodyless, to_http10=self.head.minor == 0)
+        return True
+
+    def relay(self, data: bytes) -> None:
+        """Body bytes, framed for this client."""
+        if self.phase is not RELAYING:
+            data = self._commit(data)
+        self.bytes_out += len(data)
+        client = self.client
+        client.deadline = self.service.wheel.now + self.service.timeouts.idle
+        client.write(data)
+
+    def _commit(self, data: bytes) -> bytes:
+        """The first byte goes out now: from here on there is no moving."""
+        service, response, upstream = self.service, self.response, self.upstream
+        assert response is not None
+        assert upstream is not None
+        self.phase = RELAYING
+        self.head_waits = False
+        self.status = response.status
+        now = self.first_byte_at = service.clock()
+        if upstream.sse:
+            service.balancer.first_token(self.lease, now)
+        client = self.client
+        client.set_deadline(service.timeouts.idle)
+        if response.chunked and not upstream.recode:
+            framing = b"transfer-encoding: chunked\r\n"
+        elif response.content_length is not None:
+            framing = b"content-length: %d\r\n" % response.content_length
+        elif response.status in (204, 304) or self.head.method == b"HEAD":
+            framing = b""
+        elif upstream.recode == 2:
+            framing = b"transfer-encoding: chunked\r\n"
+        else:
+            framing = b""
+        if not client.keep_alive or service.draining:
+            client.keep_alive = False
+            framing += b"connection: close\r\n"
+        lines = response.lines
+        fields = b"\r\n".join(lines) + b"\r\n" if lines else b""
+        return b"HTTP/1.1 %b\r\n%b%bx-request-id: %b\r\n\r\n%b" % (
+            response.reason,
+            fields,
+            framing,
+            self.request_id,
+            data,
+        )
+
+    def answered(self, upstream: Upstream) -> None:
+        """The answer was relayed to its end."""
+        response = self.response
+        assert response is not None
+        self.upstream = None
+        if response.keep_alive and not upstream.closed and upstream.transport.get_write_buffer_size() == 0:
+            upstream.resume()
+            upstream.pool.give(upstream, self.service.clock())
+        else:
+            upstream.close()
+        if self.facts.kind != Kind.CHEAP and upstream.tail:
+            self.usage = read_usage(upstream.tail[-USAGE_TAIL:])
+        status = self.status
+        if status >= 500 and str(status) in self.service.balancer.retry_rules.on:
+            self.error = str(status)
+            self._end(FAILED)
+        else:
+            self._end(OK)
+
+    def upstream_lost(self, *, answered: bool) -> None:
+        """The connection went away before an answer began."""
+        upstream = self.upstream
+        if upstream is not None and not answered and upstream.requests > 1 and not self.resent and self.replay_safe:
+            # A kept connection that the engine was closing as we wrote: no failure of anybody, send again.
+            self.resent = True
+            self.upstream = None
+            self._send(fresh=True)
+            return
+        self._failed(CONNECT, "the connection to the backend broke before an answer began")
+
+    def upstream_bad(self, message: str) -> None:
+        """The backend's answer cannot be trusted."""
+        self._failed("bad_response", message)
+
+    def upstream_broken(self, message: str) -> None:
+        """The answer broke off in its middle."""
+        if self.phase is not RELAYING:
+            self._failed(CONNECT, "the connection to the backend broke before an answer began")
+            return
+        self.error = "upstream_broken"
+        self._break(message)
+
+    # --- what the client reports -----------------------------------------------------------------------------
+
+    def client_gone(self) -> None:
+        """Nobody waits for the answer: free the GPU at once."""
+        if self.phase is ENDED:
+            return
+        self._drop_upstream()
+        self.status = self.status or 499
+        self.error = "client_gone"
+        self._end(CLIENT_GONE)
+
+    def on_deadline(self) -> None:
+        """The time of the phase is over."""
+        if self.phase is CONNECTING:
+            self._failed(CONNECT, "the backend did not accept a connection in time")
+        elif self.phase is WAITING:
+            self._failed(TIMEOUT, "the backend did not begin an answer in time")
+        elif self.phase is RELAYING:
+            if self.client.stalled:
+                self.error = "client_stalled"
+                self._drop_upstream()
+                self._end(CLIENT_GONE)
+                self.client.abort()
+            else:
+                self.error = "upstream_idle"
+                self._break("the backend stopped in the middle of its answer")
+
+    def shutdown(self) -> None:
+        """The drain's time is over."""
+        if self.phase is RELAYING:
+            self.error = "shutdown"
+            self._break("the balancer is shutting down", ABANDONED)
+        elif self.phase is not ENDED:
+            self._drop_upstream()
+            self._refuse(503, "shutdown", "the balancer is shutting down: send the request again", None, 1)
+
+    # --- ends ------------------------------------------------------------------------------------------------
+
+    def _moved(self, reason: str) -> bool:
+        """Try another backend if the rules allow it; the failed one is told."""
+        service = self.service
+        now = service.clock()
+        balancer = service.balancer
+        if reason not in balancer.retry_rules.on or self.phase is RELAYING:
+            return False
+        if reason != CONNECT and not self.replay_safe:
+            return False
+        if not balancer.may_retry(self.lease, reason, self.tries, self.arrived, now, self.tried):
+            return False
+        self._fail_lease(reason, now)
+        self._drop_upstream()
+        service.recorder.retried(reason)
+        self.phase = CONNECTING
+        self._place(now)
+        return True
+
+    def _failed(self, reason: str, message: str) -> None:
+        """The try failed before the commit point."""
+        sent = self.phase is WAITING
+        if sent and reason == CONNECT and not self.replay_safe:
+            moved = False  # the engine may have done it: only what is known to be harmless is sent twice
+        else:
+            moved = self._moved(reason)
+        if moved:
+            return
+        now = self.service.clock()
+        self._fail_lease(reason, now)
+        self._drop_upstream()
+        if reason == TIMEOUT:
+            self._refuse(504, "upstream_timeout", f"{message}: try again, or raise timeouts.first_byte")
+        elif reason == "bad_response":
+            self._refuse(502, "bad_response", f"{message}: the engine or something before it is at fault")
+        else:
+            self._refuse(502, "upstream_unreachable", f"{message}: the fleet's operator should look at its backends")
+
+    def _fail_lease(self, reason: str, now: float) -> None:
+        backend = self.lease.backend
+        self.tried.append(backend.id)
+        self.service.failed(backend.id, reason)
+        self.service.balancer.finish(self.lease, FAILED, now, reason=reason)
+
+    def _drop_upstream(self) -> None:
+        upstream, self.upstream = self.upstream, None
+        if upstream is not None:
+            upstream.close()
+
+    def _refuse(
+        self, status: int, code: str, message: str, param: str | None = None, retry_after: int | None = None
+    ) -> None:
+        """Answer with an error of our own; nothing of another answer was written yet."""
+        self.status = status
+        self.error = code
+        client = self.client
+        self._end(REFUSED, keep_client=True)
+        client.respond_error(self, status, code, message, param, retry_after)
+
+    def _break(self, message: str, outcome: str = FAILED) -> None:
+        """End a begun answer so that nobody takes it for a whole one."""
+        upstream, client = self.upstream, self.client
+        event = b""
+        if upstream is not None and upstream.sse and upstream.between_events:
+            event = error_event("stream_broken", message, anthropic=self.path == b"/v1/messages")
+            if self.head.minor == 1:
+                event = b"%x\r\n%b\r\n" % (len(event), event)
+        until_close = self.head.minor == 0 and (self.response is None or self.response.content_length is None)
+        self._drop_upstream()
+        if outcome == FAILED:
+            self.service.failed(self.lease.backend.id, self.error)
+        if event:
+            client.write(event)
+        self._end(outcome, keep_client=True)
+        # Where only the close tells the end, a clean close would be a lie.
+        client.cut(reset=until_close and not event)
+
+    def _end(self, outcome: str, *, keep_client: bool = False) -> None:
+        if self.phase is ENDED:
+            return
+        self.phase = ENDED
+        self.outcome = outcome
+        service = self.service
+        now = service.clock()
+        if self.lease is not None:
+            service.balancer.finish(self.lease, outcome, now, self.usage, self.error)
+        service.recorder.finished(self, now)
+        service.ended(self)
+        if not keep_client:
+            self.client.exchange_ended(self)

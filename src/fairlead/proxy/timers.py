@@ -1,0 +1,81 @@
+"""One coarse timer for everything: deadlines with 100 ms grain, no timer per request.
+
+An owner (a client connection) has one `deadline`; it may move as often as it likes at the cost of an attribute.
+The wheel looks at an owner only when the earliest time it was entered for has come, and enters it anew if the
+deadline has moved on. Times are those of `time.monotonic`: uvloop's own clock counts whole milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import Protocol
+
+TICK = 0.1  # seconds
+SLOTS = 1024  # one turn of the wheel: 102 s; later deadlines go round again
+NEVER = float("inf")
+
+
+class Owner(Protocol):
+    """Something with a deadline. Set `deadline` and, if it is before `wake`, call `Wheel.enter`."""
+
+    deadline: float
+    wake: float
+
+    def on_deadline(self, now: float) -> None: ...
+
+
+class Wheel:
+    """Calls owners when their deadlines pass, and every `on_tick` hook once a tick. `now` is the tick's time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._slots: list[list[Owner]] = [[] for _ in range(SLOTS)]
+        self._tick = 0
+        self._start = self.now = monotonic()
+        self._handle: asyncio.TimerHandle | None = None
+        self.on_tick: list[Callable[[float], None]] = []
+        self.lag = 0.0  # seconds by which the last tick came late: how long the loop was held up
+
+    def start(self) -> None:
+        self._start = self.now = monotonic()
+        self._tick = 0
+        self._handle = self._loop.call_later(TICK, self._fire)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def enter(self, owner: Owner) -> None:
+        """Look at `owner` when its deadline of now has come."""
+        owner.wake = owner.deadline
+        if owner.deadline == NEVER:
+            return
+        ticks = int((owner.deadline - self._start) / TICK) + 1
+        ticks = min(max(ticks, self._tick + 1), self._tick + SLOTS - 1)
+        self._slots[ticks % SLOTS].append(owner)
+
+    def _fire(self) -> None:
+        self.now = now = monotonic()
+        due = int((now - self._start) / TICK)
+        self.lag = max(now - (self._start + (self._tick + 1) * TICK), 0.0)
+        # After a long stop of the process every slot is looked at once, not once per missed tick.
+        first = max(self._tick + 1, due - SLOTS + 1)
+        self._tick = due
+        for tick in range(first, due + 1):
+            slot = tick % SLOTS
+            owners = self._slots[slot]
+            if owners:
+                self._slots[slot] = []
+                for owner in owners:
+                    owner.wake = NEVER
+                    if owner.deadline <= now:
+                        owner.on_deadline(now)
+                    elif owner.deadline != NEVER:
+                        self.enter(owner)
+        for hook in self.on_tick:
+            hook(now)
+        after = self._start + (due + 1) * TICK - monotonic()
+        self._handle = self._loop.call_later(max(after, 0.0), self._fire)

@@ -1,0 +1,40 @@
+"""Errors as clients see them: the OpenAI shape, or Anthropic's on its routes.
+
+They say whose fault it was and what to do, and hold no upstream address, key or prompt text.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+}
+
+_ANTHROPIC = {503: "overloaded_error", 429: "rate_limit_error", 404: "not_found_error"}
+
+
+def error_type(status: int) -> str:
+    """The word for `error.type`."""
+    return TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+
+
+def error_body(status: int, code: str, message: str, param: str | None = None, *, anthropic: bool = False) -> bytes:
+    """The JSON body of an error answer."""
+    if anthropic:
+        kind = _ANTHROPIC.get(status, "invalid_request_error" if status < 500 else "api_error")
+        return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}})
+    return msgspec.json.encode(
+        {"error": {"message": message, "type": error_type(status), "code": code, "param": param}}
+    )
+
+
+def error_event(code: str, message: str, *, anthropic: bool = False) -> bytes:
+    """The event that ends a broken stream: clients raise on it, so a cut answer is never taken for a whole one."""
+    body = error_body(502, code, message, anthropic=anthropic)
+    return (b"event: error\n" if anthropic else b"") + b"data: " + body + b"\n\n"

@@ -1,0 +1,220 @@
+"""What does a request ask for, and what did the answer say? JSON bodies -> facts, answers -> usage.
+
+Reads as little as it can: the body is decoded once, typed, with the prompt left as raw bytes; answers are not
+parsed at all but for the few bytes that hold `usage`. Works for the OpenAI routes, Anthropic messages, and the
+native routes of Triton, TGI, SGLang, llama.cpp and Ollama. Text is measured and hashed, never kept.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import msgspec
+from xxhash import xxh3_64_intdigest
+
+from fairlead.core.model import Facts, Kind, Usage
+
+PREFIX_STEPS: Final = (256, 1_024, 4_096, 16_384, 65_536)  # bytes of the prompt covered by each hash
+IMAGE_BYTES: Final = 4_000  # an inline picture counts as this many prompt bytes: about 1,000 tokens
+MAX_TOKENS: Final = 10_000_000  # larger limits say no more than this one
+
+_CHAT = (Kind.CHAT, True)
+_COMPLETION = (Kind.COMPLETION, True)
+_PROMPT = (Kind.PROMPT_ONLY, True)
+_CHEAP = (Kind.CHEAP, True)
+
+ROUTES: Final[dict[bytes, tuple[str, bool]]] = {
+    # path -> (kind, is a model needed where the fleet serves several?)
+    b"/v1/chat/completions": _CHAT,
+    b"/v1/responses": _CHAT,
+    b"/v1/messages": _CHAT,
+    b"/v1/completions": _COMPLETION,
+    b"/v1/embeddings": _PROMPT,
+    b"/v2/embed": _PROMPT,
+    b"/pooling": _PROMPT,
+    b"/classify": _PROMPT,
+    b"/score": _PROMPT,
+    b"/v1/score": _PROMPT,
+    b"/rerank": _PROMPT,
+    b"/v1/rerank": _PROMPT,
+    b"/v2/rerank": _PROMPT,
+    b"/tokenize": _CHEAP,
+    b"/detokenize": _CHEAP,
+    b"/v1/messages/count_tokens": _CHEAP,
+    b"/api/chat": _CHAT,
+    b"/api/generate": _COMPLETION,
+    # these engines serve one model and are not told which
+    b"/generate": (Kind.COMPLETION, False),
+    b"/generate_stream": (Kind.COMPLETION, False),
+    b"/completion": (Kind.COMPLETION, False),
+}
+
+_TRITON: Final = re.compile(rb"/v2/models/([^/]{1,256})(?:/versions/[^/]{1,64})?/(generate|generate_stream|infer)")
+_INLINE: Final = re.compile(rb";base64,[A-Za-z0-9+/=]*")
+
+_COUNT = rb"\s*:\s*(\d{1,12})"
+_PROMPT_TOKENS: Final = re.compile(rb'"(?:prompt_tokens|input_tokens)"' + _COUNT)
+_OUTPUT_TOKENS: Final = re.compile(rb'"(?:completion_tokens|output_tokens)"' + _COUNT)
+_CACHED_TOKENS: Final = re.compile(rb'"(?:cached_tokens|cache_read_input_tokens)"' + _COUNT)
+USAGE_TAIL: Final = 4_096  # bytes of an answer's end in which `usage` is looked for
+
+_NONE = msgspec.Raw(b"null")
+
+
+class BadBody(Exception):
+    """A body that cannot be read; the message says what to do."""
+
+
+class _Body(msgspec.Struct):
+    model: Any = None
+    messages: msgspec.Raw = _NONE
+    system: msgspec.Raw = _NONE
+    tools: msgspec.Raw = _NONE
+    prompt: msgspec.Raw = _NONE
+    input: msgspec.Raw = _NONE
+    inputs: msgspec.Raw = _NONE
+    text_input: msgspec.Raw = _NONE
+    text: msgspec.Raw = _NONE
+    documents: msgspec.Raw = _NONE
+    stream: Any = None
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
+    max_output_tokens: Any = None
+    n_predict: Any = None
+    n: Any = None
+    stream_options: Any = None
+    parameters: Any = None
+    sampling_params: Any = None
+    options: Any = None
+
+
+_decode = msgspec.json.Decoder(_Body).decode
+
+
+def route_of(path: bytes) -> tuple[str, bool, str | None] | None:
+    """(kind, is a model needed?, model named by the path); None for a route whose body is not ours to read."""
+    known = ROUTES.get(path)
+    if known is not None:
+        return known[0], known[1], None
+    if path.startswith(b"/v2/models/"):
+        match = _TRITON.fullmatch(path)
+        if match is not None:
+            return Kind.COMPLETION, True, match[1].decode("latin-1")
+    return None
+
+
+def read_facts(path: bytes, body: bytes, prefixes: bool) -> Facts:
+    """Facts of a POST; `prefixes` asks for hashes of the prompt's beginnings. BadBody when it is no JSON object."""
+    route = route_of(path)
+    if route is None:
+        return Facts()
+    kind, needs_model, model = route
+    try:
+        fields = _decode(body)
+    except msgspec.ValidationError:
+        raise BadBody("the body is JSON, but not an object: send {...}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        # msgspec's messages give positions, never text of the body.
+        raise BadBody(f"the body is not valid JSON: {problem}") from None
+    if model is None and fields.model is not None:
+        if not isinstance(fields.model, str) or not fields.model:
+            raise BadBody("`model` is not a name: send a non-empty string")
+        model = fields.model
+    facts = Facts(kind=kind, model=model, needs_model=needs_model)
+    if kind == Kind.CHEAP:
+        return facts
+    facts.stream = fields.stream is True or path.endswith(b"generate_stream")
+    if kind != Kind.PROMPT_ONLY:
+        facts.max_tokens = _limit(fields)
+        if type(fields.n) is int and 1 < fields.n <= 128:
+            facts.n = fields.n
+        options = fields.stream_options
+        facts.wants_usage = isinstance(options, dict) and options.get("include_usage") is True
+    _measure(fields, facts, prefixes)
+    return facts
+
+
+def _limit(fields: _Body) -> int | None:
+    """The client's own limit on output tokens, wherever its dialect puts it."""
+    for value in (fields.max_completion_tokens, fields.max_tokens, fields.max_output_tokens, fields.n_predict):
+        if type(value) is int and value > 0:
+            return min(value, MAX_TOKENS)
+    for nested in (fields.parameters, fields.sampling_params, fields.options):
+        if isinstance(nested, dict):
+            for name in ("max_tokens", "max_new_tokens", "num_predict"):
+                value = nested.get(name)
+                if type(value) is int and value > 0:
+                    return min(value, MAX_TOKENS)
+    return None
+
+
+def _measure(fields: _Body, facts: Facts, prefixes: bool) -> None:
+    """Length of the prompt and hashes of its beginnings, from the bytes as they stand in the body."""
+    parts = [
+        raw
+        for raw in (
+            fields.tools,
+            fields.system,
+            fields.messages,
+            fields.prompt,
+            fields.input,
+            fields.inputs,
+            fields.text_input,
+            fields.text,
+            fields.documents,
+        )
+        if raw is not _NONE and len(raw) > 4
+    ]
+    if not parts:
+        return
+    prompt = bytes(parts[0]) if len(parts) == 1 else b"".join(bytes(p) for p in parts)
+    if prompt[:1] == b"[" and (prompt[1:2].isdigit() or prompt[1:3].lstrip(b"[ ").isdigit()):
+        facts.prompt_ids = prompt.count(b",") + 1
+    else:
+        size = len(prompt)
+        if size > IMAGE_BYTES and b";base64," in prompt:
+            size -= sum(max(len(m.group()) - IMAGE_BYTES, 0) for m in _INLINE.finditer(prompt))
+        facts.prompt_bytes = size
+    if prefixes:
+        facts.prefixes = hash_prefixes(prompt)
+
+
+def hash_prefixes(prompt: bytes) -> tuple[int, ...]:
+    """Hashes of ever longer beginnings: chained, so each byte is read once, and at most 64 KiB of them."""
+    hashes = []
+    start, seed = 0, 0
+    for end in PREFIX_STEPS:
+        seed = xxh3_64_intdigest(prompt[start:end], seed)
+        hashes.append(seed)
+        if end >= len(prompt):
+            break
+        start = end
+    return tuple(hashes)
+
+
+def body_field(body: bytes, name: str) -> str | None:
+    """A top-level string or number of a JSON body, as text; None where there is none."""
+    try:
+        raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw]).get(name)
+        value = None if raw is None else msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return str(value) if isinstance(value, (str, int)) and value != "" else None
+
+
+def read_usage(tail: bytes) -> Usage | None:
+    """Token counts from the end of an answer, JSON or event stream; None where it tells none."""
+    at = tail.rfind(b'"usage"')
+    if at < 0:
+        return None
+    part = tail[at : at + 1_024]
+    prompt, output = _PROMPT_TOKENS.search(part), _OUTPUT_TOKENS.search(part)
+    if prompt is None and output is None:
+        return None
+    cached = _CACHED_TOKENS.search(part)
+    return Usage(
+        prompt_tokens=int(prompt[1]) if prompt else 0,
+        completion_tokens=int(output[1]) if output else 0,
+        cached_tokens=int(cached[1]) if cached else None,
+    )

@@ -1,0 +1,68 @@
+"""docs/configuration.md: its tables are current, its examples load, its sample output is what is printed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import trustme
+from click.testing import CliRunner
+
+from fairlead.cli.check import check
+from fairlead.config import reference
+from fairlead.config.load import ERROR, read_file
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+
+
+def test_the_option_tables_are_current() -> None:
+    assert reference.with_reference(TEXT) == TEXT, (
+        "run: python -m fairlead.config.reference --write docs/configuration.md"
+    )
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) >= 5
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
+def test_every_example_loads_without_a_problem(tmp_path: Path, example: str) -> None:
+    if "# needs: server.pem server.key" in example:
+        certificate = trustme.CA().issue_cert("server.test")
+        certificate.cert_chain_pems[0].write_to_path(tmp_path / "server.pem")
+        certificate.private_key_pem.write_to_path(tmp_path / "server.key")
+    file = tmp_path / "fairlead.yaml"
+    file.write_text(example, encoding="utf-8")
+    config, problems = read_file(file)
+    assert config is not None, problems
+    assert [problem for problem in problems if problem.severity == ERROR] == []
+
+
+def test_the_sample_output_is_what_check_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = re.search(r"\$ fairlead check fairlead.yaml\n(.*?)```", TEXT, re.DOTALL)
+    assert sample is not None
+    monkeypatch.chdir(tmp_path)
+    Path("fairlead.yaml").write_text(
+        "listen: 0.0.0.0:8080\nbackends:\n  - http://gpu1:8000\n  - {url: ftp://gpu2, wieght: 2}\n"
+        "timeouts: {connect: 5}\n",
+        encoding="utf-8",
+    )
+    result = CliRunner().invoke(check, ["fairlead.yaml"])
+    assert sorted(result.output.splitlines()) == sorted(sample[1].splitlines())
+
+
+def test_the_reference_can_be_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reference.main([]) == 0
+    assert capsys.readouterr().out == reference.reference_markdown()
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{reference.BEGIN}\nold\n{reference.END}\nafter\n", encoding="utf-8")
+    assert reference.main(["--write", str(page)]) == 0
+    assert page.read_text(encoding="utf-8") == (
+        f"before\n{reference.BEGIN}\n\n{reference.reference_markdown()}\n{reference.END}\nafter\n"
+    )
+    assert reference.main(["--nonsense"]) == 2
+    with pytest.raises(ValueError, match="expected the lines"):
+        reference.with_reference("no markers")

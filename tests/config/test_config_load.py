@@ -1,0 +1,266 @@
+"""Loading: which config comes out, and which problems are named where and how."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from pathlib import Path
+
+import pytest
+import trustme
+import yaml
+from cryptography.hazmat.primitives import serialization
+
+from fairlead.config.load import (
+    ConfigError,
+    from_targets,
+    load_file,
+    parse,
+    parse_table,
+    read_file,
+    read_targets,
+    to_plain,
+)
+from fairlead.config.problems import WARNING, Problem
+from fairlead.config.schema import Address, Backend, Config, Listen, Policy
+
+ONE = "backends: [http://a:1]\n"
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "fairlead.yaml"
+    file.write_text(textwrap.dedent(text), encoding="utf-8")
+    return file
+
+
+def said(problems: list[Problem]) -> list[str]:
+    """Problems without the name of the file."""
+    return [str(problem).removeprefix(problem.source).lstrip(":").strip() for problem in problems]
+
+
+def test_the_smallest_file_gives_the_defaults(tmp_path: Path) -> None:
+    assert load_file(write(tmp_path, ONE)) == Config(backends=(Backend(url="http://a:1"),))
+
+
+def test_targets_give_the_same_as_a_file_with_them(tmp_path: Path) -> None:
+    file = write(tmp_path, "backends: [http://a:1, b:2]\nlisten: 0.0.0.0:1\n")
+    assert from_targets(["http://a:1", "b:2"], {"listen": "0.0.0.0:1", "policy": None}) == load_file(file)
+
+
+def test_every_form_of_listen_is_read() -> None:
+    forms: list[tuple[object, tuple[Listen, ...]]] = [
+        ("127.0.0.1:1", (Listen(address=Address("127.0.0.1", 1)),)),
+        ({"address": "localhost:1"}, (Listen(address=Address("localhost", 1)),)),
+        (["[::1]:1", {"address": "a:2"}], (Listen(address=Address("::1", 1)), Listen(address=Address("a", 2)))),
+    ]
+    for raw, expected in forms:
+        config, problems = parse({"listen": raw, "backends": ["a:1"]}, "x")
+        assert problems == []
+        assert config is not None and config.listen == expected
+
+
+def test_a_backend_url_is_brought_into_one_spelling_and_names_the_backend() -> None:
+    config = from_targets(["HTTP://GPU1:80/", "gpu2:8000", "https://[::1]/base/"])
+    assert [(backend.url, backend.name) for backend in config.backends] == [
+        ("http://gpu1", "gpu1:80"),
+        ("http://gpu2:8000", "gpu2:8000"),
+        ("https://[::1]/base", "[::1]:443/base"),
+    ]
+
+
+def test_an_address_writes_itself_as_it_is_read() -> None:
+    assert [str(Address("::1", 1)), str(Address("a", 2))] == ["[::1]:1", "a:2"]
+
+
+def test_on_is_a_key_and_off_is_false(tmp_path: Path) -> None:
+    config = load_file(write(tmp_path, ONE + "retries: {on: [502, connect]}\naccess_log: off\n"))
+    assert config.retries.on == ("502", "connect")
+    assert not config.access_log.enabled
+
+
+def test_an_empty_group_means_its_defaults(tmp_path: Path) -> None:
+    assert load_file(write(tmp_path, ONE + "timeouts:\n  # connect: 5s\n")).timeouts == Config().timeouts
+
+
+def test_anchors_and_merge_keys_share_options(tmp_path: Path) -> None:
+    file = write(tmp_path, "backends:\n  - &b {url: 'a:1', weight: 2}\n  - {<<: *b, url: 'b:1'}\n")
+    assert [(backend.url, backend.weight) for backend in load_file(file).backends] == [
+        ("http://a:1", 2.0),
+        ("http://b:1", 2.0),
+    ]
+
+
+def test_all_problems_come_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        """\
+        polcy: random
+        listen: {address: "127.0.0.1:1", tls: {cert: nowhere.pem, key: nowhere.key}}
+        backends:
+          - url: ftp://a
+            wieght: 2
+          - http://b:1
+          - http://b:1
+        timeouts:
+          connect: 5
+        """,
+    )
+    config, problems = read_file(file)
+    assert config is None
+    assert [(problem.line, problem.path) for problem in problems] == [
+        (1, "polcy"),
+        (2, "listen.tls.cert"),
+        (2, "listen.tls.key"),
+        (4, "backends[0].url"),
+        (5, "backends[0].wieght"),
+        (7, "backends[2].url"),
+        (9, "timeouts.connect"),
+    ]
+    with pytest.raises(ConfigError) as caught:
+        load_file(file)
+    assert list(caught.value.problems) == problems
+    assert str(caught.value).count("\n") == 6
+
+
+def test_no_backend_at_all_is_a_problem() -> None:
+    empties: list[dict[str, object]] = [{}, {"backends": []}, {"backends": None}]
+    for obj in empties:
+        config, problems = parse(obj, "f")
+        assert config is None
+        assert [problem.path for problem in problems] == ["backends"]
+    assert read_targets([])[0] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("keepalive: {timeout: 5s}", "keepalive.timeout"),
+        ("admin: 0.0.0.0:9900", "admin"),
+        ("backends: [http://a:1/v1]", "backends[0].url"),
+    ],
+)
+def test_what_will_probably_hurt_is_a_warning_and_the_config_is_still_used(text: str, path: str) -> None:
+    config, problems = parse({"backends": ["http://a:1"], **yaml.safe_load(text)}, "f")
+    assert config is not None
+    assert [(problem.severity, problem.path) for problem in problems] == [(WARNING, path)]
+    assert str(problems[0]).startswith(f"f: warning: {path}: ")
+
+
+def test_the_command_line_wins_over_the_file_and_its_problems_say_so(tmp_path: Path) -> None:
+    file = write(tmp_path, ONE + "policy: {name: session, ttl: 5s}\naccess_log: {path: '-'}\n")
+    config = load_file(file, {"policy": "random", "access_log.format": "json", "listen": None})
+    assert (config.policy, config.access_log.format) == (Policy(name="random"), "json")
+    off = load_file(write(tmp_path, ONE + "access_log: off\n"), {"access_log.format": "json"}).access_log
+    assert (off.enabled, off.format) == (False, "json")
+    file = write(tmp_path, ONE)
+    _, problems = read_file(file, {"access_log.format": "jsn", "listen": "x"})
+    assert [(problem.source, problem.path, problem.line) for problem in problems] == [
+        ("command line", "listen", None),
+        ("command line", "access_log.format", None),
+    ]
+
+
+def test_a_missing_file_a_directory_and_impossible_names_get_one_clear_sentence(tmp_path: Path) -> None:
+    for path, expected in ((tmp_path / "no.yaml", "is not there"), (tmp_path, "is a directory, not a file")):
+        assert said(read_file(path)[1]) == [expected]
+    assert len(read_file("a\0b")[1]) == len(read_file("x" * 5000)[1]) == 1
+
+
+def test_an_unreadable_file_is_said_to_be_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path, ONE)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # tests may run as root, who may read all
+    assert said(read_file(file)[1]) == ["may not be read by this user"]
+
+
+def test_aliases_cannot_blow_a_small_file_up(tmp_path: Path) -> None:
+    layers = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    layers += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
+    config, problems = read_file(write(tmp_path, "\n".join(layers) + "\n"))
+    assert config is None
+    assert sum("aliases filled in" in problem.message for problem in problems) == 1
+    loop = write(tmp_path, "backends: &loop [*loop]\n")
+    assert read_file(loop)[0] is None
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
+    file = tmp_path / "f.yaml"
+    file.write_bytes(b"\xef\xbb\xbf" + ONE.encode())
+    assert load_file(file).backends[0].url == "http://a:1"
+
+
+def tls_files(folder: Path) -> None:
+    authority = trustme.CA()
+    for name in ("one", "two"):
+        certificate = authority.issue_cert(f"{name}.test")
+        certificate.cert_chain_pems[0].write_to_path(folder / f"{name}.pem")
+        certificate.private_key_pem.write_to_path(folder / f"{name}.key")
+
+
+def tls_config(folder: Path, cert: str, key: str) -> Path:
+    return write(folder, f"{ONE}listen: {{address: '127.0.0.1:1', tls: {{cert: {cert}, key: {key}}}}}\n")
+
+
+def test_certificate_and_key_are_found_beside_the_config(tmp_path: Path) -> None:
+    tls_files(tmp_path)
+    (listen,) = load_file(tls_config(tmp_path, "one.pem", "one.key")).listen
+    assert listen.tls is not None
+    assert (listen.tls.cert, listen.tls.key) == (str(tmp_path / "one.pem"), str(tmp_path / "one.key"))
+
+
+def test_certificate_and_key_must_be_there_and_belong_together(tmp_path: Path) -> None:
+    tls_files(tmp_path)
+    (tmp_path / "junk.pem").write_text("junk")
+    key = serialization.load_pem_private_key((tmp_path / "one.key").read_bytes(), None)
+    (tmp_path / "locked.key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    for cert, key_name, path, message in (
+        ("no.pem", "one.key", "listen.tls.cert", f"'{tmp_path / 'no.pem'}' is not there"),
+        ("one.pem", ".", "listen.tls.key", f"'{tmp_path}' is a directory, not a file"),
+        ("one.pem", "two.key", "listen.tls", "the key does not belong to the certificate"),
+        ("junk.pem", "one.key", "listen.tls", "certificate and key could not be read as PEM files"),
+        ("one.pem", "locked.key", "listen.tls.key", "is protected by a passphrase"),
+    ):
+        config, problems = read_file(tls_config(tmp_path, cert, key_name))
+        assert config is None
+        assert [(problem.path, problem.message) for problem in problems] == [(path, message)]
+
+
+def test_the_folder_of_the_access_log_must_be_there(tmp_path: Path) -> None:
+    assert load_file(write(tmp_path, ONE + "access_log: {path: a.log}")).access_log.path == str(tmp_path / "a.log")
+    for path, expected in (
+        ("no/a.log", f"the directory '{tmp_path / 'no'}' is not there"),
+        (".", f"'{tmp_path}' is a directory"),
+    ):
+        _, problems = read_file(write(tmp_path, ONE + f"access_log: {{path: {path}}}"))
+        assert [problem.message for problem in problems] == [expected]
+
+
+def test_one_table_can_be_read_by_itself() -> None:
+    assert parse_table(Backend, {"url": "a:1", "weight": 2}, "request body") == (
+        Backend(url="http://a:1", weight=2.0),
+        [],
+    )
+    backend, problems = parse_table(Backend, {"url": "a:1", "weight": -2}, "request body")
+    assert backend is None
+    assert [problem.path for problem in problems] == ["weight"]
+
+
+def test_what_is_written_back_reads_as_the_same_config(tmp_path: Path) -> None:
+    config = load_file(
+        write(
+            tmp_path,
+            """\
+            listen: ["[::1]:8443", localhost:0]
+            policy: {name: session, cookie: c, header: null, ttl: 90s}
+            backends: [{url: "a:1", weight: 0.5, models: m, engine: sglang}, "https://b/x"]
+            retries: {on: [], budget: 12.5%}
+            drain: 0
+            """,
+        )
+    )
+    assert parse(to_plain(config), "again") == (config, [])

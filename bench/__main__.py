@@ -104,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     files = raise_file_limit()
     with tempfile.TemporaryDirectory(prefix="fairlead-bench-") as temporary:
         folder = Path(temporary)
+        proxies.copy_source(folder)
         stubs = proxies.Stubs(folder, cores)
         stage = Stage(folder, size, cores, files, stubs)
         try:

@@ -144,7 +144,8 @@ class ClosedLoop:
         self._ended = loop.create_future()
         start = perf_counter()
         for connection in list(self._connections):
-            self._next(connection)
+            if connection.is_open:  # else it is about to be replaced
+                self._next(connection)
         try:
             await asyncio.wait_for(self._ended, timeout)
         except TimeoutError:
@@ -227,6 +228,8 @@ class OpenLoop:
             if wait > 0.0005:  # the loop's timers tick in milliseconds
                 await asyncio.sleep(wait)
             connection = self._free.pop() if self._free else await self._open()
+            if not connection.is_open:
+                connection = await self._open()
             tally.lateness.append(max(0.0, perf_counter() - due))
             connection.sent_at = perf_counter()
             connection.send(requests[index % len(requests)])

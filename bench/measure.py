@@ -50,7 +50,7 @@ class Size:
     memory_rounds: int = 3
 
 
-QUICK = Size(rounds=2, small=4000, large=1500, varied=3000, events=40, seconds=1.5, idle=(1000,), memory_rounds=1)
+QUICK = Size(rounds=2, small=4000, large=1500, varied=3000, events=60, seconds=1.5, idle=(1000,), memory_rounds=1)
 
 
 @dataclass
@@ -146,15 +146,13 @@ async def varied(stage: Stage, target: Running) -> dict[str, float]:
 
 
 async def stream(stage: Stage, target: Running) -> dict[str, float]:
-    """The request's own cost is part of it: one request per `events` events."""
+    """Cost per event while all streams are open; time to the first event while they start."""
     size = stage.size
     run = StreamRun(target.port, stage.streams, size.events, size.interval_ms / 1e3)
     await run.open()
     await asyncio.sleep(0.1)
     meter = Meter(target.process, stage.cores)
-    meter.start()
-    await run.run(_TIMEOUT)
-    meter.stop()
+    await run.run(_TIMEOUT, meter.start, meter.stop)
     tally = run.check()
     _require(tally.problem(), target)
     figures: dict[str, float] = {}
@@ -220,9 +218,9 @@ async def _warm(target: Running) -> None:
         _require(tally.problem(200), target)
     finally:
         load.close()
-    run = StreamRun(target.port, work.streams(8, 4, 5, 1), 4, 0.005)
+    run = StreamRun(target.port, work.streams(8, 100, 10, 1), 100, 0.01)
     await run.open()
-    await run.run(_TIMEOUT)
+    await run.run(_TIMEOUT, lambda: None, lambda: None)
     _require(run.check().problem(), target)
     await asyncio.sleep(0.3)
 

@@ -33,6 +33,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fairlead-profile-") as temporary:
         folder = Path(temporary)
+        proxies.copy_source(folder)
         profile = options.keep.resolve() if options.keep else folder / "profile"
         cores = Cores()
         stubs = proxies.Stubs(folder, cores)

@@ -3,7 +3,9 @@
 The job: one worker process, two upstreams, fewest connections first (fairlead: its own default policy), keep-alive on
 both sides, nothing buffered on the way back, request bodies up to 1 MiB kept in memory, an access log to a file.
 Rule 1: a proxy counts as started when it has answered a real request with 200.
-Rule 2: a proxy that is not there, or does not start, is said so plainly; the others are measured all the same.
+Rule 2: fairlead runs from a copy of the source tree taken when the bench starts, so that every process of one run is
+the same version even if somebody edits meanwhile.
+Rule 3: a proxy that is not there, or does not start, is said so plainly; the others are measured all the same.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ _START_SECONDS = 20.0
 
 PYTHON = [sys.executable]
 """How fairlead's interpreter is started; the profiler puts itself in between."""
+_SOURCE = [ROOT / "src"]
 
 _NGINX = """\
 daemon off;
@@ -135,10 +138,16 @@ def version(name: str) -> str:
     return " ".join(line.split()[:2])
 
 
+def copy_source(folder: Path) -> None:
+    """Take the copy that fairlead is run from."""
+    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    _SOURCE[0] = folder / "src"
+
+
 def _env() -> dict[str, str]:
-    """The source tree goes first on Python's path; unpacked libraries are found."""
+    """The copied source goes first on Python's path; unpacked libraries are found."""
     env = dict(os.environ)
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT / "src"), env.get("PYTHONPATH"))))
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_SOURCE[0]), env.get("PYTHONPATH"))))
     if _UNPACKED.is_dir():
         folders = [str(folder) for folder in (_UNPACKED / "usr/lib").glob("*-linux-*")]
         env["LD_LIBRARY_PATH"] = os.pathsep.join([*folders, env.get("LD_LIBRARY_PATH", "")]).rstrip(os.pathsep)

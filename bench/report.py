@@ -94,6 +94,10 @@ def _cell(values: Sequence[float], digits: int, unit: str = "") -> str:
     return f"{middle} ({min(values):,.{digits}f}–{max(values):,.{digits}f})"
 
 
+def _indented(text: str) -> str:
+    return text.replace("\n", "\n    ")
+
+
 def verdict(row: Row, results: Results) -> bool | None:
     """Is fairlead within the budget? None: no budget, or no figure."""
     if row.ratio_budget is not None:
@@ -136,7 +140,7 @@ def notes(results: Results) -> list[str]:
     """What a reader must know to trust the table."""
     found = []
     for (measurement, target), why in results.failures.items():
-        found.append(f"FAILED: {measurement} through {target}, {len(why)} round(s): {why[0]}")
+        found.append(f"FAILED: {measurement} through {target}, {len(why)} round(s): {_indented(why[0])}")
     for (measurement, target), rounds in results.figures.items():
         reads = [figures["reads_per_event"] for figures in rounds.values() if "reads_per_event" in figures]
         if reads and not 0.9 <= median(reads) <= 1.1:

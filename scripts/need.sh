@@ -1,8 +1,9 @@
 #!/bin/sh
-# Get a program that measurements or tests compare with: scripts/need.sh nginx [haproxy ...]
+# Get a program that measurements or tests compare with: scripts/need.sh nginx [haproxy promtool ...]
 #
-# As root: installs the distribution's package, without starting its service.
-# Else:    downloads the package and what it depends on, and unpacks them under .tools/root.
+# promtool: only this one file is taken out of the distribution's package and put under .tools/root.
+# Others, as root: installs the distribution's package, without starting its service.
+# Others, else:    downloads the package and what it depends on, and unpacks them under .tools/root.
 # Ends with 0 when every program is there, with 1 otherwise; says what it does either way.
 set -u
 
@@ -41,6 +42,20 @@ unpack_as_user() {
     done
 }
 
+unpack_file() {
+    # one program that needs nothing else of its package: no installation, so no service and no files elsewhere
+    program=$1 package=$2 file=$3
+    say "taking $program out of the package $package, into ${tools##*/}/root"
+    mkdir -p "$tools/root/usr/bin" || return 1
+    work=$(mktemp -d "$tools/$program.XXXXXX") || return 1
+    trap 'rm -rf "$work"' EXIT
+    trap 'exit 130' INT TERM
+    (cd "$work" && apt-get download "$package" >/dev/null 2>&1) ||
+        { apt-get update -qq >/dev/null && (cd "$work" && apt-get download "$package" >/dev/null); } || return 1
+    dpkg --fsys-tarfile "$work/${package}_"*.deb | tar -x -C "$work" "./$file" || return 1
+    mv "$work/$file" "$tools/root/usr/bin/$program" # in one step: another run may look for it now
+}
+
 [ $# -gt 0 ] || { say "usage: scripts/need.sh PROGRAM..."; exit 2; }
 for program in "$@"; do
     if command -v "$program" >/dev/null 2>&1; then
@@ -49,7 +64,13 @@ for program in "$@"; do
         say "$program is missing and this system has no apt-get: please install $program by hand"
         missing=1
     else
-        if [ "$(id -u)" = 0 ]; then (install_as_root "$program"); else unpack_as_user "$program"; fi
+        if [ "$program" = promtool ]; then
+            (unpack_file promtool prometheus usr/bin/promtool)
+        elif [ "$(id -u)" = 0 ]; then
+            (install_as_root "$program")
+        else
+            unpack_as_user "$program"
+        fi
         hash -r
         if command -v "$program" >/dev/null 2>&1; then
             say "$program is there now: $(command -v "$program")"

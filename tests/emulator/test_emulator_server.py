@@ -1,49 +1,19 @@
-"""The server: vLLM's shapes over loopback, seen by plain HTTP and by the OpenAI and Anthropic SDKs."""
+"""The server: vLLM's shapes over loopback, seen by plain HTTP and by the OpenAI SDK."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
-import anthropic
 import openai
 import pytest
+from emulator_harness import one_engine, run, until
 from prometheus_client.parser import text_string_to_metric_families
 
-from fairlead.emulator.faults import BadFault, FaultValues
-from fairlead.emulator.fleet import EmulatedFleet, PortInUse
-from fairlead.emulator.server import EmulatedServer
-
 HELLO: list[Any] = [{"role": "user", "content": "Say something about fairleads. " * 20}]
-
-
-@asynccontextmanager
-async def one_engine(**options: Any) -> AsyncIterator[tuple[EmulatedServer, aiohttp.ClientSession]]:
-    options = {"speed": 50, "model": "m", **options}
-    async with EmulatedFleet([options.pop("profile", "h100-8b")], **options) as fleet:
-        async with aiohttp.ClientSession(fleet.urls[0], timeout=aiohttp.ClientTimeout(20)) as session:
-            yield fleet[0], session
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(30):
-            await test()
-
-    asyncio.run(bounded())
-
-
-async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
-    """Poll, with a deadline."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the state did not come"
-        await asyncio.sleep(0.002)
 
 
 async def events_of(response: aiohttp.ClientResponse) -> list[str]:
@@ -147,37 +117,40 @@ def test_the_openai_sdk_is_content() -> None:
     run(body)
 
 
-def test_the_anthropic_sdk_is_content() -> None:
+def test_messages_have_anthropics_shape_whole_and_streamed() -> None:
     async def body() -> None:
-        async with one_engine() as (server, session):
-            client = anthropic.AsyncAnthropic(base_url=server.url, api_key="none", max_retries=0)
-            async with client:
-                said = await client.messages.create(model="m", max_tokens=7, messages=HELLO, system="Be brief.")
-                assert said.stop_reason == "max_tokens" and said.usage.output_tokens == 7
-                async with client.messages.stream(
-                    model="m", max_tokens=7, messages=HELLO, system="Be brief."
-                ) as stream:
-                    text = await stream.get_final_text()
-                    final = await stream.get_final_message()
-                assert final.usage.output_tokens == 7
-                assert said.content[0].type == "text" and said.content[0].text == text
-                with pytest.raises(anthropic.NotFoundError):
-                    await client.messages.create(model="other", max_tokens=7, messages=HELLO)
-            ask = {"max_tokens": 1, "messages": HELLO, "stream": True}
+        async with one_engine() as (_, session):
+            ask: dict[str, Any] = {"model": "m", "max_tokens": 2, "messages": HELLO, "system": "Be brief."}
             async with session.post("/v1/messages", json=ask) as response:
+                whole = await response.json()
+            assert (whole["type"], whole["role"], whole["model"]) == ("message", "assistant", "m")
+            assert (whole["stop_reason"], whole["stop_sequence"]) == ("max_tokens", None)
+            async with session.post("/v1/messages", json={**ask, "stream": True}) as response:
                 events = await events_of(response)
-            assert [event.split("\n")[0].removeprefix("event: ") for event in events] == [
+            names = [event.split("\n")[0].removeprefix("event: ") for event in events]
+            data = [json.loads(event.split("\ndata: ")[1]) for event in events]
+            assert names == [payload["type"] for payload in data]
+            assert names == [
                 "message_start",
                 "content_block_start",
-                "content_block_delta",
+                *["content_block_delta"] * 2,
                 "content_block_stop",
                 "message_delta",
                 "message_stop",
             ]
-            async with session.post("/v1/messages/count_tokens", json={"messages": HELLO}) as response:
-                assert (await response.json())["input_tokens"] == json.loads(events[0].split("data: ")[1])["message"][
-                    "usage"
-                ]["input_tokens"]
+            assert data[0]["message"]["content"] == []
+            said = "".join(payload["delta"]["text"] for payload in data[2:4])
+            assert whole["content"] == [{"type": "text", "text": said}]
+            assert data[-2]["delta"]["stop_reason"] == "max_tokens"
+            assert data[-2]["usage"] == whole["usage"]
+            assert whole["usage"]["output_tokens"] == 2
+            del ask["max_tokens"]
+            async with session.post("/v1/messages/count_tokens", json=ask) as response:
+                assert await response.json() == {"input_tokens": whole["usage"]["input_tokens"]}
+            async with session.post("/v1/messages", json={**ask, "max_tokens": 1, "model": "other"}) as response:
+                assert response.status == 404
+                answer = await response.json()
+            assert (answer["type"], answer["error"]["type"]) == ("error", "NotFoundError")
 
     run(body)
 
@@ -303,123 +276,5 @@ def test_engine_time_keeps_pace_with_the_wall_clock() -> None:
                 assert response.status == 200
             took = time.monotonic() - start
             assert took >= server.engine.counters.busy_seconds / 20  # never early
-
-    run(body)
-
-
-def test_faults_can_be_set_shown_and_taken_back() -> None:
-    async def body() -> None:
-        async with one_engine(faults=FaultValues(slow=3)) as (server, session):
-            async with session.get("/emulator/faults") as response:
-                assert (await response.json())["slow"] == 3
-            for wrong in ({"slw": 1}, {"slow": 0}, {"freeze": 1}, {"status": 200}, {"slow": True}):
-                async with session.post("/emulator/faults", json=wrong) as response:
-                    assert response.status == 400
-                with pytest.raises(BadFault):
-                    server.faults.set(**wrong)
-            async with session.post("/emulator/faults", json={"status": 503}) as response:
-                assert await response.json() == {**server.faults.as_dict(), "slow": 3.0, "status": 503}
-            async with session.post("/v1/completions", json={"prompt": "x"}) as response:
-                assert response.status == 503
-                assert (await response.json())["error"]["type"] == "Service Unavailable"
-            async with session.get("/health") as response:
-                assert response.status == 200
-            server.faults.clear()
-            async with session.post("/v1/completions", json={"prompt": "x", "max_tokens": 1}) as response:
-                assert response.status == 200
-
-    run(body)
-
-
-def test_slow_stretches_every_step() -> None:
-    async def body() -> None:
-        async with one_engine() as (server, session):
-            ask = {"prompt": "x" * 40, "max_tokens": 5}
-            times = []
-            for factor in (1, 4):
-                server.faults.set(slow=factor)
-                before = server.engine.counters.busy_seconds
-                async with session.post("/v1/completions", json=ask) as response:
-                    assert response.status == 200
-                times.append(server.engine.counters.busy_seconds - before)
-            assert times[1] == pytest.approx(4 * times[0])
-
-    run(body)
-
-
-def test_a_frozen_engine_accepts_and_is_healthy_but_progresses_only_when_thawed() -> None:
-    async def body() -> None:
-        async with one_engine() as (server, session):
-            server.faults.set(freeze=True)
-            asking = asyncio.create_task(
-                session.post("/v1/completions", json={"prompt": "x", "max_tokens": 3}).__aenter__()
-            )
-            await until(lambda: server.engine.waiting == 1)
-            async with session.get("/health") as response:
-                assert response.status == 200
-            assert server.engine.counters.steps == 0 and not asking.done()
-            server.faults.set(freeze=False)
-            assert (await asking).status == 200
-
-    run(body)
-
-
-def test_a_silent_engine_answers_nothing_until_it_is_audible_again() -> None:
-    async def body() -> None:
-        async with one_engine() as (server, session):
-            async with session.post("/emulator/faults", json={"silent": True}) as response:
-                assert response.status == 200
-            asking = asyncio.create_task(session.get("/health").__aenter__())
-            assert await asyncio.wait({asking}, timeout=0.05) == (set(), {asking})
-            async with session.post("/emulator/faults", json={"silent": False}) as response:
-                assert response.status == 200
-            assert (await asking).status == 200
-            assert not server.faults.values.silent
-
-    run(body)
-
-
-@pytest.mark.parametrize("tokens", [0, 3])
-def test_a_crash_cuts_streams_refuses_connections_and_comes_back_empty(tokens: int) -> None:
-    async def body() -> None:
-        async with one_engine() as (server, session):
-            port, engine = server.port, server.engine
-            server.faults.set(crash_after_tokens=tokens, down_for=0.05)
-            got = b""
-            with pytest.raises(aiohttp.ClientError):
-                ask = {"prompt": "x", "max_tokens": 50, "stream": True}
-                async with session.post("/v1/completions", json=ask) as response:
-                    async for data in response.content.iter_any():
-                        got += data
-            assert got.count(b"data: ") == tokens
-            with pytest.raises(aiohttp.ClientConnectorError):
-                await session.get("/health")
-            assert server.is_down
-            await until(lambda: not server.is_down)
-            assert server.port == port and server.engine is not engine
-            async with session.post("/v1/completions", json={"prompt": "x", "max_tokens": 5}) as response:
-                assert response.status == 200
-
-    run(body)
-
-
-def test_a_port_in_use_stops_the_whole_fleet_with_its_address() -> None:
-    async def body() -> None:
-        async with one_engine() as (server, _):
-            with pytest.raises(PortInUse, match=f"127.0.0.1:{server.port} is already in use"):
-                async with EmulatedFleet(["h100-8b"], port=server.port):
-                    pass
-
-    run(body)
-
-
-def test_an_idle_engine_has_no_timer_and_closes_idle_connections_like_vllm() -> None:
-    async def body() -> None:
-        async with one_engine() as (server, session):
-            async with session.post("/v1/completions", json={"prompt": "x", "max_tokens": 2}) as response:
-                assert response.status == 200
-            assert server._pacer._timer is None and server.engine.is_idle
-            assert server._runner is not None and server._runner.server is not None
-            assert server._runner.server.connections[0].keepalive_timeout == 5.0
 
     run(body)

@@ -42,7 +42,7 @@ def _tell(fleet: EmulatedFleet, model: str, speed: float) -> None:
         prefill = f"{speed / shown.prefill:,.0f} tok/s"
         step = f"{shown.base / speed * 1e3:.1f} ms"
         table.add_row(server.url, shown.name, model, step, prefill, f"{shown.kv_tokens:,}")
-    console = Console()
+    console = Console(highlight=False)
     console.print(table)
     console.print(f"[green]{len(fleet)} engines ready[/]; Ctrl-C ends them, POST /emulator/faults breaks one")
 

@@ -15,7 +15,7 @@ from typing import IO
 
 import msgspec
 
-from fairlead.control.recorder import Record
+from fairlead.proxy.record import Record
 
 MAX_BATCHES = 256  # batches that may wait for the thread
 MAX_BATCH = 4_096  # records in one; written at each tick of the wheel or when full
@@ -34,7 +34,7 @@ def text_line(record: Record, wall: float) -> str:
     ttft = "-" if record.ttft is None else f"{record.ttft:.3f}s"
     tokens = f"{_or_dash(record.prompt_tokens)}+{_or_dash(record.output_tokens)}"
     line = (
-        f"{stamp} {record.client} {record.method or '-'} {_clean(record.path) or '-'} {record.status} "
+        f"{stamp} {record.peer} {record.method or '-'} {_clean(record.path) or '-'} {record.status} "
         f"backend={record.backend or '-'} model={_clean(record.model or '-')} tries={record.tries} tokens={tokens} "
         f"ttft={ttft} time={record.duration:.3f}s outcome={record.outcome or '-'}"
     )
@@ -50,7 +50,7 @@ def json_line(record: Record, wall: float) -> str:
     fields = {
         "time": round(wall, 3),
         "id": record.request_id or None,
-        "client": record.client,
+        "client": record.peer,
         "method": record.method or None,
         "path": record.path or None,
         "status": record.status,

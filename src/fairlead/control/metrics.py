@@ -69,16 +69,23 @@ class MetricsPage(Collector):
         yield _counters(
             "fairlead_backend_errors", "requests that a backend failed", ("backend", "kind"), recorder.errors
         )
-        yield _counters("fairlead_tokens", "tokens processed", ("backend", "direction"), recorder.tokens)
-        yield _counters("fairlead_prefix_hit_tokens", "prompt tokens found cached", ("backend",), recorder.hits)
+        numbers = self._recorder.backends
+        tokens = CounterMetricFamily("fairlead_tokens", "tokens processed", labels=("backend", "direction"))
+        for id, n in numbers.items():
+            tokens.add_metric((id, "prompt"), n.prompt_tokens)
+            tokens.add_metric((id, "output"), n.output_tokens)
+        yield tokens
+        hits = {id: n.cached_tokens for id, n in numbers.items()}
+        yield _counters("fairlead_prefix_hit_tokens", "prompt tokens found cached", ("backend",), hits)
         yield _counters("fairlead_retries", "requests moved to another backend", ("reason",), recorder.retries)
         yield _counters("fairlead_refused", "bytes and bodies not accepted", ("reason",), recorder.refusals)
         yield _counters("fairlead_client_aborts", "clients that left before the end", ("phase",), recorder.aborts)
-        yield _histograms("fairlead_ttft_seconds", "request's first byte to first streamed byte", recorder.ttft)
-        yield _histograms(
-            "fairlead_inter_token_seconds", "time per token after the first, mean of a request", recorder.inter_token
-        )
-        yield _histograms("fairlead_request_seconds", "request's first byte to answer's last", recorder.seconds)
+        ttft = {id: n.ttft for id, n in numbers.items()}
+        yield _histograms("fairlead_ttft_seconds", "request's first byte to first streamed byte", ttft)
+        gaps = {id: n.inter_token for id, n in numbers.items()}
+        yield _histograms("fairlead_inter_token_seconds", "time per token after the first, mean of a request", gaps)
+        seconds = {id: n.seconds for id, n in numbers.items()}
+        yield _histograms("fairlead_request_seconds", "request's first byte to answer's last", seconds)
 
     def _of_backends(self) -> Iterator[Metric]:
         now = self._service.clock()

@@ -12,9 +12,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from fairlead.proxy.record import Record
+
 if TYPE_CHECKING:
     from fairlead.core.balancer import Balancer
-    from fairlead.core.cluster.ledger import Lease
     from fairlead.proxy.client import Client
     from fairlead.proxy.exchange import Exchange
     from fairlead.wire.http1 import RequestHead
@@ -59,38 +60,18 @@ class Histogram:
         self.total += value * times
 
 
-class Record:
-    """One finished request, for the access log, `/api/decisions` and `/api/explain`. Times are host seconds."""
+class BackendNumbers:
+    """What is counted of one backend's requests."""
 
-    __slots__ = (
-        "arrived", "bytes_out", "client", "duration", "error", "kind", "lease", "method", "model", "outcome",
-        "output_tokens", "path", "prompt_tokens", "request_id", "status", "stream", "tried", "tries", "ttft",
-    )  # fmt: skip
+    __slots__ = ("cached_tokens", "inter_token", "output_tokens", "prompt_tokens", "seconds", "ttft")
 
     def __init__(self) -> None:
-        self.request_id = ""
-        self.arrived = 0.0
-        self.client = ""
-        self.method = ""
-        self.path = ""
-        self.model: str | None = None
-        self.kind = ""
-        self.stream = False
-        self.status = 0
-        self.outcome = ""
-        self.error = ""
-        self.lease: Lease | None = None
-        self.tries = 0
-        self.tried: Sequence[str] = ()  # backends that failed it
-        self.prompt_tokens: int | None = None  # as the engine counted, where it did
-        self.output_tokens: int | None = None
-        self.bytes_out = 0
-        self.ttft: float | None = None  # seconds from the request's first byte to the answer's first body byte
-        self.duration = 0.0
-
-    @property
-    def backend(self) -> str | None:
-        return self.lease.backend.id if self.lease is not None else None
+        self.prompt_tokens = 0
+        self.output_tokens = 0
+        self.cached_tokens = 0  # prompt tokens that the engine found in its cache
+        self.seconds = Histogram(SECONDS)  # request's first byte to answer's last
+        self.ttft = Histogram(SECONDS)  # request's first byte to first streamed byte
+        self.inter_token = Histogram(TOKEN_SECONDS)  # mean of a request, counted once per token
 
 
 class Recorder:
@@ -101,87 +82,69 @@ class Recorder:
         self._balancer = balancer
         self._sink = sink
         self.requests: dict[tuple[str, str, int], int] = {}  # (backend, model, status)
+        self.backends: dict[str, BackendNumbers] = {}
         self.errors: dict[tuple[str, str], int] = {}  # (backend, kind)
         self.refusals: dict[str, int] = {}  # by reason
         self.retries: dict[str, int] = {}  # by reason
         self.aborts: dict[str, int] = {}  # clients that left, by phase
-        self.tokens: dict[tuple[str, str], int] = {}  # (backend, direction)
-        self.hits: dict[str, int] = {}  # cached prompt tokens by backend
-        self.ttft: dict[str, Histogram] = {}  # by backend
-        self.inter_token: dict[str, Histogram] = {}
-        self.seconds: dict[str, Histogram] = {}
         self.decision = Histogram(MICRO)
         self.records: OrderedDict[str, Record] = OrderedDict()  # the last ones, oldest first
         self.on_connect_failure: Callable[[str], None] | None = None
 
-    def finished(self, exchange: Exchange, now: float) -> None:
+    def finished(self, exchange: Exchange, outcome: str, now: float) -> None:
         """A request is over."""
-        record = Record()
-        lease = exchange.lease
+        record = Record.__new__(Record)
         facts = exchange.facts
         record.request_id = request_id = exchange.request_id.decode("latin-1")
-        record.arrived = exchange.arrived
-        record.client = exchange.client.peer
+        record.arrived = arrived = exchange.arrived
+        record.peer = exchange.client.peer
         record.method = exchange.head.method.decode("latin-1")
         record.path = exchange.path.decode("latin-1")
-        record.model = facts.model
-        record.kind = facts.kind
+        record.model = model = facts.model
         record.stream = facts.stream
         record.status = status = exchange.status
-        record.outcome = exchange.outcome
+        record.outcome = outcome
         record.error = exchange.error
-        record.lease = lease
+        record.lease = lease = exchange.lease
         record.tries = exchange.tries
         record.tried = exchange.tried
         record.bytes_out = exchange.bytes_out
-        record.duration = duration = now - exchange.arrived
-        backend = lease.backend.id if lease is not None else ""
-        model = facts.model or ""
-        if model and model not in self._balancer.models:
+        record.duration = duration = now - arrived
+        record.prompt_tokens = record.output_tokens = record.ttft = None
+        first = exchange.first_byte_at
+        if first:
+            record.ttft = first - arrived
+        backend = ""
+        if lease is not None:
+            backend = lease.backend.id
+            numbers = self.backends.get(backend)
+            if numbers is None:
+                numbers = self.backends[backend] = BackendNumbers()
+            numbers.seconds.observe(duration)
+            produced = lease.produced
+            usage = exchange.usage
+            if usage is not None:
+                record.prompt_tokens, record.output_tokens = usage.prompt_tokens, usage.completion_tokens
+                numbers.prompt_tokens += usage.prompt_tokens
+                numbers.output_tokens += usage.completion_tokens
+                numbers.cached_tokens += usage.cached_tokens or 0
+            elif produced:
+                record.output_tokens = produced
+                numbers.prompt_tokens += lease.prompt_tokens
+                numbers.output_tokens += produced
+            if lease.first_token_at:
+                numbers.ttft.observe(first - arrived)
+                if produced > 1:
+                    numbers.inter_token.observe((now - first) / (produced - 1), produced - 1)
+        if not model:
+            model = ""
+        elif model not in self._balancer.models:
             model = "other"
         key = (backend, model, status)
         self.requests[key] = self.requests.get(key, 0) + 1
-        if lease is not None:
-            self._observe(record, exchange, backend, duration)
         if exchange.error == "client_gone":
-            phase = "streaming" if exchange.first_byte_at else "waiting"
+            phase = "streaming" if first else "waiting"
             self.aborts[phase] = self.aborts.get(phase, 0) + 1
-        self._keep(request_id, record)
-
-    def _observe(self, record: Record, exchange: Exchange, backend: str, duration: float) -> None:
-        lease = exchange.lease
-        first = exchange.first_byte_at
-        usage = exchange.usage
-        if usage is not None:
-            record.prompt_tokens, record.output_tokens = usage.prompt_tokens, usage.completion_tokens
-            self._count(backend, "prompt", usage.prompt_tokens)
-            self._count(backend, "output", usage.completion_tokens)
-            if usage.cached_tokens:
-                self.hits[backend] = self.hits.get(backend, 0) + usage.cached_tokens
-        elif lease.produced:
-            record.output_tokens = lease.produced
-            self._count(backend, "prompt", lease.prompt_tokens)
-            self._count(backend, "output", lease.produced)
-        seconds = self.seconds.get(backend)
-        if seconds is None:
-            seconds = self.seconds[backend] = Histogram(SECONDS)
-            self.ttft[backend] = Histogram(SECONDS)
-            self.inter_token[backend] = Histogram(TOKEN_SECONDS)
-        seconds.observe(duration)
-        if first:
-            record.ttft = ttft = first - exchange.arrived
-            if lease.first_token_at:
-                self.ttft[backend].observe(ttft)
-                produced = lease.produced
-                if produced > 1:
-                    gap = (exchange.arrived + duration - first) / (produced - 1)
-                    self.inter_token[backend].observe(gap, produced - 1)
-
-    def _count(self, backend: str, direction: str, tokens: int) -> None:
-        key = (backend, direction)
-        self.tokens[key] = self.tokens.get(key, 0) + tokens
-
-    def _keep(self, request_id: str, record: Record) -> None:
         records = self.records
         records[request_id] = record
         if len(records) > MAX_DECISIONS:
@@ -202,7 +165,7 @@ class Recorder:
         if self._sink is not None:
             record = Record()
             record.arrived = client.arrived
-            record.client = client.peer
+            record.peer = client.peer
             record.status = status
             record.outcome = "refused"
             record.error = reason

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any
 
-from fairlead.control.recorder import Record, Recorder
+from fairlead.control.recorder import Recorder
 from fairlead.core.alerts import Alert, ShareAlert
 from fairlead.core.balancer import Balancer
 from fairlead.core.cluster.backend import Backend
 from fairlead.feeds.watch import Watch
+from fairlead.proxy.record import Record
 
 MAX_ROWS = 64  # candidates shown in an explanation; the best ones of a larger fleet
 
@@ -73,7 +74,8 @@ class Views:
             hits = _number((stats.prefix_hits or 0.0) / stats.prefix_queries, 4)
         elif stats.hit_rate is not None:
             hits = _number(stats.hit_rate, 4)
-        ttft = self._recorder.ttft.get(b.id)
+        numbers = self._recorder.backends.get(b.id)
+        ttft = numbers.ttft if numbers else None
         count = sum(ttft.counts) if ttft else 0
         return {
             "id": b.id,
@@ -142,7 +144,8 @@ class Views:
         choice, policy, facts = lease.choice, self._balancer.policy, lease.facts
         rows = []
         for i, b in enumerate(lease.candidates):
-            terms = {name: _number(col[i]) for name, col in zip(policy.term_names, choice.terms, strict=False)}
+            row = choice.terms[i] if i < len(choice.terms) else ()
+            terms = {name: _number(value) for name, value in zip(policy.term_names, row, strict=False)}
             score = _number(choice.scores[i]) if i < len(choice.scores) else None
             rows.append({"backend": b.id, "score": score, "terms": terms, "chosen": i == choice.index})
         rows.sort(key=lambda row: (not row["chosen"], math.inf if row["score"] is None else row["score"]))

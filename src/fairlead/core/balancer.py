@@ -19,7 +19,7 @@ from xxhash import xxh3_64_intdigest
 
 from fairlead.core.cluster.backend import Backend
 from fairlead.core.cluster.ledger import Lease, Ledger
-from fairlead.core.cluster.speeds import Speeds
+from fairlead.core.cluster.speeds import Speeds, step_seconds
 from fairlead.core.cluster.tokens import TokenEstimator
 from fairlead.core.health.passive import PassiveFailures
 from fairlead.core.health.probes import ProbeCounter
@@ -67,6 +67,7 @@ class Balancer:
         self._usable: dict[str | None, list[Backend]] = {}
         self._usable_until = float("inf")  # when an ejection ends by itself
         self._models: frozenset[str] = frozenset()
+        self._capped = False  # has any backend a connection limit?
 
     # --- the fleet -------------------------------------------------------------------------------------------
 
@@ -173,24 +174,17 @@ class Balancer:
             candidates = [b for b in candidates if b.id not in tried] or candidates
         else:
             self.budget.request(now)
-        for b in candidates:
-            if b.max_connections is not None and b.inflight >= b.max_connections:
-                candidates = [b for b in candidates if b.max_connections is None or b.inflight < b.max_connections]
-                if not candidates:
-                    return Refusal(
-                        503,
-                        "at_capacity",
-                        "every backend is at its connection limit: try again soon",
-                        RETRY_AFTER,
-                    )
-                break
+        if self._capped:
+            candidates = [b for b in candidates if b.max_connections is None or b.inflight < b.max_connections]
+            if not candidates:
+                message = "every backend is at its connection limit: try again soon"
+                return Refusal(503, "at_capacity", message, RETRY_AFTER)
         view = self._view
         view.backends, view.now = candidates, now
         prompt, output = view.prompt, view.output = self.tokens.estimate(facts)
         choice = self.policy.choose(facts, view)
         backend = candidates[choice.index]
-        lease = Lease(backend, facts, candidates, choice, prompt, output, now)
-        self.speeds.open(lease)
+        lease = Lease(backend, facts, candidates, choice, prompt, output, step_seconds(backend), now)
         self.ledger.open(lease)
         backend.placed += 1
         if contested:
@@ -250,6 +244,7 @@ class Balancer:
             names |= backend.models or frozenset()
         names.discard("*")
         self._models = frozenset(names)
+        self._capped = any(b.max_connections is not None for b in self.backends.values())
 
     def _candidates(self, model: str | None, now: float) -> list[Backend]:
         """Backends that can take a request for `model` now; the list is shared and never changed."""

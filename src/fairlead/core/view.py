@@ -38,14 +38,14 @@ class View:
 class Choice:
     """The place of the chosen backend in the view, why, and every candidate's score with its terms.
 
-    Scores and terms are columns that line up with the view's backends: cheap to make for every request,
-    turned into rows only when somebody asks for an explanation. Lower scores are better.
+    Scores and terms line up with the view's backends; each row of `terms` lines up with the policy's `term_names`.
+    Lower scores are better.
     """
 
     __slots__ = ("index", "reason", "scores", "terms")
 
     def __init__(
-        self, index: int, reason: str, scores: Sequence[float] = (), terms: tuple[Sequence[float], ...] = ()
+        self, index: int, reason: str, scores: Sequence[float] = (), terms: Sequence[tuple[float, ...]] = ()
     ) -> None:
         self.index = index
         self.reason = reason  # a sentence for people without numbers of single candidates
@@ -61,7 +61,7 @@ class Policy(Protocol):
 
     @property
     def term_names(self) -> tuple[str, ...]:
-        """What the columns of `Choice.terms` are, with units."""
+        """What the values in a row of `Choice.terms` are, with units."""
         ...
 
     @property
@@ -74,6 +74,13 @@ class Policy(Protocol):
 
 def lowest(scores: Sequence[float], view: View) -> int:
     """Index of the lowest score; among equals the fewest requests in flight, then at random."""
+    if len(scores) == 2:  # the smallest fleet worth balancing, without the walk
+        one, two = scores
+        if one == two:
+            one, two = view.backends[0].inflight, view.backends[1].inflight
+            if one == two:
+                return int(view.rng.random() * 2)
+        return 0 if one < two else 1
     best = min(scores)
     first = scores.index(best)
     if scores.count(best) == 1:

@@ -79,6 +79,11 @@ class BlockPool:
     def remember(self, table: Table, hashes: Sequence[int], start: int, stop: int) -> None:
         """Blocks `start`..`stop` of `table` are full now: make them findable by their hashes."""
         refs = self._refs
+        fresh = dict.fromkeys(hashes[start:stop], 1)
+        if len(fresh) == stop - start and refs.keys().isdisjoint(fresh):  # the common case, at C speed
+            refs.update(fresh)
+            table[start:stop] = fresh
+            return
         for index in range(start, stop):
             block = hashes[index]
             if block not in refs:  # else another request computed the same block: this copy stays private
@@ -87,16 +92,17 @@ class BlockPool:
 
     def give_back(self, table: Table) -> None:
         """Let go of all blocks of `table`, tail first, and empty it."""
-        refs, idle = self._refs, self._idle
-        while table:
-            block = table.pop()
+        refs, idle, blank = self._refs, self._idle, 0
+        for block in reversed(table):
             if block is None:
-                self.blank += 1
-                continue
-            held = refs[block] - 1
-            refs[block] = held
-            if not held:
+                blank += 1
+            elif refs[block] == 1:
+                refs[block] = 0
                 idle[block] = None
+            else:
+                refs[block] -= 1
+        self.blank += blank
+        table.clear()
 
     def forget_all(self) -> bool:
         """Empty the prefix cache. False, and nothing done, while any block is held (as vLLM does)."""

@@ -151,12 +151,12 @@ class Client(asyncio.Protocol):
             buffer = buffer[2:]  # RFC 9112 section 2.2: one empty line before a request is ignored
         if not self._buffer:
             self.arrived = service.clock()
-            if buffer:
-                self.set_deadline(service.timeouts.client_header)
         end = buffer.find(b"\r\n\r\n")
         limit = service.limits.head
         try:
             if end < 0 or end > limit:
+                if not self._buffer and buffer:
+                    self.set_deadline(service.timeouts.client_header)
                 self._buffer = buffer
                 check_partial(buffer)
                 if len(buffer) > limit:

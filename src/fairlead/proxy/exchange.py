@@ -34,9 +34,8 @@ class Exchange:
     """State of one request. Made when its body is complete; `start` sets it off."""
 
     __slots__ = (
-        "arrived", "body", "bytes_out", "client", "error", "facts", "first_byte_at", "head", "head_waits", "lease",
-        "outcome", "path", "phase", "replay_safe", "request_id", "resent", "response", "service", "status", "tried",
-        "tries", "upstream", "usage",
+        "arrived", "body", "bytes_out", "client", "error", "facts", "first_byte_at", "head", "lease", "path", "phase",
+        "replay_safe", "request_id", "resent", "response", "service", "status", "tried", "tries", "upstream", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -64,14 +63,12 @@ class Exchange:
         self.upstream: Upstream | None = None
         self.response: ResponseHead | None = None
         self.phase = CONNECTING
-        self.head_waits = False  # the answer's head is here, its body is not: nothing was written to the client yet
         self.tries = 0
-        self.tried: list[str] = []
+        self.tried: tuple[str, ...] = ()
         self.resent = False  # sent again because a kept connection had been closed by the engine
         self.first_byte_at = 0.0
         self.bytes_out = 0
         self.status = 0
-        self.outcome = ""
         self.error = ""  # short fixed word where something went wrong
         self.usage: Usage | None = None
 
@@ -97,7 +94,6 @@ class Exchange:
     def _send(self, *, fresh: bool) -> None:
         pool = self.service.pools[self.lease.backend.id]
         self.response = None
-        self.head_waits = False
         upstream = None if fresh else pool.take()
         if upstream is not None:
             self.connected(upstream)
@@ -115,14 +111,14 @@ class Exchange:
         self.client.set_deadline(service.timeouts.first_byte)
         pool = upstream.pool
         body = self.body
-        lines = head.lines
-        fields = b"\r\n" + b"\r\n".join(lines) if lines else b""
         if body or head.content_length is not None or head.chunked:
             framing = b"\r\nContent-Length: %d\r\nX-Request-Id: %b\r\n\r\n" % (len(body), self.request_id)
         else:
             framing = b"\r\nX-Request-Id: %b\r\n\r\n" % self.request_id
         upstream.send(
-            self, b"%b %b%b%b%b%b" % (head.method, pool.base_path, head.target, pool.host_lines, fields, framing), body
+            self,
+            b"%b %b%b%b%b%b" % (head.method, pool.base_path, head.target, pool.host_lines, head.forward, framing),
+            body,
         )
 
     # --- what the upstream reports ---------------------------------------------------------------------------
@@ -136,8 +132,7 @@ class Exchange:
     def informational(self, response: ResponseHead) -> None:
         """A 1xx before the answer: passed on to clients that know what it is."""
         if self.head.minor == 1 and response.status != 100 and not self.bytes_out:
-            lines = b"".join(b"%b\r\n" % line for line in response.lines)
-            self.client.write(b"HTTP/1.1 %b\r\n%b\r\n" % (response.reason, lines))
+            self.client.write(response.forward + b"\r\n")
 
     def head_received(self, response: ResponseHead) -> bool:
         """The answer's head: keep it until its body begins, or try elsewhere. False: this upstream is done with."""
@@ -165,7 +160,6 @@ class Exchange:
         assert response is not None
         assert upstream is not None
         self.phase = RELAYING
-        self.head_waits = False
         self.status = response.status
         now = self.first_byte_at = service.clock()
         if upstream.sse:
@@ -185,15 +179,7 @@ class Exchange:
         if not client.keep_alive or service.draining:
             client.keep_alive = False
             framing += b"connection: close\r\n"
-        lines = response.lines
-        fields = b"\r\n".join(lines) + b"\r\n" if lines else b""
-        return b"HTTP/1.1 %b\r\n%b%bx-request-id: %b\r\n\r\n%b" % (
-            response.reason,
-            fields,
-            framing,
-            self.request_id,
-            data,
-        )
+        return b"%b%bx-request-id: %b\r\n\r\n%b" % (response.forward, framing, self.request_id, data)
 
     def answered(self, upstream: Upstream) -> None:
         """The answer was relayed to its end."""
@@ -314,7 +300,7 @@ class Exchange:
 
     def _fail_lease(self, reason: str, now: float) -> None:
         backend = self.lease.backend
-        self.tried.append(backend.id)
+        self.tried += (backend.id,)
         self.service.failed(backend.id, reason)
         self.service.balancer.finish(self.lease, FAILED, now, reason=reason)
 
@@ -355,12 +341,11 @@ class Exchange:
         if self.phase is ENDED:
             return
         self.phase = ENDED
-        self.outcome = outcome
         service = self.service
         now = service.clock()
         if self.lease is not None:
             service.balancer.finish(self.lease, outcome, now, self.usage, self.error)
-        service.recorder.finished(self, now)
+        service.recorder.finished(self, outcome, now)
         service.ended(self)
         if not keep_client:
             self.client.exchange_ended(self)

@@ -22,7 +22,7 @@ from fairlead.proxy.timers import Wheel
 from fairlead.proxy.upstream import Upstream
 from fairlead.wire.errors import error_body
 from fairlead.wire.http1 import BadHttp, RequestHead
-from fairlead.wire.openai import BadBody, body_field, read_facts, route_of
+from fairlead.wire.openai import BadBody, body_field, read_facts
 
 SWEEP_TICKS = 5  # idle backend connections are looked at every so many ticks
 
@@ -62,7 +62,7 @@ class SessionSource:
 class Recorder(Protocol):
     """Where finished requests are noted (control/recorder.py)."""
 
-    def finished(self, exchange: Exchange, now: float) -> None: ...
+    def finished(self, exchange: Exchange, outcome: str, now: float) -> None: ...
 
     def early(
         self, client: Client, status: int, reason: str, head: RequestHead | None = None, request_id: bytes = b""
@@ -211,7 +211,7 @@ class Service:
         if path in LOCAL and LOCAL[path](self, client, head, request_id):
             return
         method = head.method
-        facts: Facts
+        facts: Facts | None = None
         replay_safe = method in IDEMPOTENT
         if method == b"POST":
             try:
@@ -223,8 +223,8 @@ class Service:
                 client.respond(head, 400, message, request_id)
                 return
             # Generation, embedding and the like change nothing: asking twice is safe, just expensive.
-            replay_safe = facts.needs_model or route_of(path) is not None
-        else:
+            replay_safe = facts is not None
+        if facts is None:
             facts = Facts()
         if self.session is not None:
             facts.session = self._session(self.session, head, body)

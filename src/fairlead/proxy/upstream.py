@@ -142,7 +142,7 @@ class Upstream(asyncio.Protocol):
     def begin(self, response: ResponseHead, *, bodyless: bool, to_http10: bool) -> None:
         """The exchange has seen the head: how will the body end, and what will the client get?"""
         self.recode = 0
-        self.sse = response.content_type[:17].lower() == b"text/event-stream"
+        self.sse = response.event_stream
         if bodyless:
             self.state, self._left = LENGTH, 0
         elif response.chunked:
@@ -217,10 +217,7 @@ class Upstream(asyncio.Protocol):
             self._answered()
         elif rest:
             self.data_received(rest)
-        else:
-            # Not committed: the head is held back until the body begins. A connection that breaks now
-            # is one that gave no answer.
-            exchange.head_waits = True
+        # Else the head is held back until the body begins: a connection that breaks now gave no answer.
 
     def _recoded(self) -> None:
         """Pass on the payload of what was just scanned, without its framing."""

@@ -16,6 +16,8 @@ from typing import Final
 
 MAX_FIELD_MEMO = 4_096  # lines remembered; then the memo starts anew
 MAX_LINE_MEMO = 256  # longer lines are not remembered
+MAX_HEADS = 1_024  # whole heads remembered; then that memo starts anew
+MAX_HEAD_MEMO = 2_048  # longer heads are not remembered
 
 # Field content: visible, space, tab, obs-text. Not CR, LF, NUL or other controls (RFC 9110 section 5.5).
 _VALUE_BYTES: Final = bytes(c for c in range(256) if (c >= 0x20 and c != 0x7F) or c == 0x09)
@@ -69,8 +71,8 @@ class RequestHead:
     """A checked request head. `lines` are what may be forwarded, without Host, framing and x-request-id."""
 
     __slots__ = (
-        "chunked", "content_length", "content_type", "expect_continue", "host", "keep_alive", "lines", "method",
-        "minor", "request_id", "target", "via",
+        "chunked", "content_length", "content_type", "expect_continue", "forward", "host", "keep_alive", "lines",
+        "method", "minor", "request_id", "target", "via",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -86,6 +88,7 @@ class RequestHead:
         self.content_type = b""
         self.via: list[bytes] = []
         self.lines: list[bytes] = []
+        self.forward = b""  # the lines, each after a CRLF
 
     def field(self, name: bytes) -> bytes | None:
         """First value of a forwarded field (name in lower case); a walk over the lines, for rare needs."""
@@ -99,7 +102,9 @@ class RequestHead:
 class ResponseHead:
     """A checked response head of a backend."""
 
-    __slots__ = ("chunked", "content_length", "content_type", "keep_alive", "lines", "minor", "reason", "status")
+    __slots__ = (
+        "chunked", "content_length", "event_stream", "forward", "keep_alive", "lines", "minor", "reason", "status",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.status = 0
@@ -108,8 +113,9 @@ class ResponseHead:
         self.content_length: int | None = None
         self.chunked = False
         self.keep_alive = True
-        self.content_type = b""
+        self.event_stream = False
         self.lines: list[bytes] = []
+        self.forward = b""  # status line and lines, each with its CRLF
 
 
 def _classify(line: bytes, fields: dict[bytes, int]) -> tuple[int, bytes]:
@@ -130,28 +136,19 @@ def _classify(line: bytes, fields: dict[bytes, int]) -> tuple[int, bytes]:
     return kind, value.strip(b" \t")
 
 
-class _Memo:
-    """Lines seen before and what they are. Heads repeat from request to request; most lines hit."""
-
-    __slots__ = ("_fields", "_known")
-
-    def __init__(self, fields: dict[bytes, int]) -> None:
-        self._fields = fields
-        self._known: dict[bytes, tuple[int, bytes]] = {}
-
-    def get(self, line: bytes) -> tuple[int, bytes]:
-        found = self._known.get(line)
-        if found is None:
-            found = _classify(line, self._fields)
-            if len(line) <= MAX_LINE_MEMO and found[0] != REQUEST_ID:
-                if len(self._known) >= MAX_FIELD_MEMO:
-                    self._known.clear()
-                self._known[line] = found
-        return found
+# Lines seen before and what they are. Heads repeat from request to request, so most lines hit.
+_request_lines: dict[bytes, tuple[int, bytes]] = {}
+_response_lines: dict[bytes, tuple[int, bytes]] = {}
 
 
-_request_memo = _Memo(_REQUEST_FIELDS)
-_response_memo = _Memo(_RESPONSE_FIELDS)
+def _learn(line: bytes, known: dict[bytes, tuple[int, bytes]], fields: dict[bytes, int]) -> tuple[int, bytes]:
+    """Classify a line that was not seen before, and remember it if it may come again."""
+    found = _classify(line, fields)
+    if len(line) <= MAX_LINE_MEMO and found[0] not in (REQUEST_ID, LENGTH):
+        if len(known) >= MAX_FIELD_MEMO:
+            known.clear()
+        known[line] = found
+    return found
 
 
 def check_partial(data: bytes | bytearray) -> None:
@@ -167,20 +164,63 @@ def parse_length(value: bytes) -> int:
     return int(value)
 
 
+_heads: dict[bytes, RequestHead] = {}  # heads seen before, without their Content-Length line
+
+
 def parse_request(head: bytes, max_fields: int = 100, max_target: int = 16_384) -> RequestHead:
-    """Check a request head (without the empty line that ends it). Raises BadHttp with the status to answer."""
+    """Check a request head (without the empty line that ends it). Raises BadHttp with the status to answer.
+
+    A client sends the same head again and again, but for Content-Length: that line is cut out, and the rest looked
+    up among the heads that were checked before. The result is shared then: treat it as read-only.
+    """
+    start = head.find(b"\r\nContent-Length: ")
+    if start < 0:
+        start = head.find(b"\r\ncontent-length: ")
+    if start < 0:
+        return _parse_request(head, max_fields, max_target)
+    end = head.find(b"\r\n", start + 18)
+    if end < 0:
+        end = len(head)
+    rest = head[:start] + head[end:]
+    template = _heads.get(rest)
+    if template is None:
+        request = _parse_request(head, max_fields, max_target)
+        if request.request_id is None and len(rest) <= MAX_HEAD_MEMO:
+            if len(_heads) >= MAX_HEADS:
+                _heads.clear()
+            _heads[rest] = request
+        return request
+    request = RequestHead.__new__(RequestHead)
+    request.method = template.method
+    request.target = template.target
+    request.minor = template.minor
+    request.host = template.host
+    request.content_length = parse_length(head[start + 18 : end].strip(b" \t"))
+    request.chunked = False
+    request.keep_alive = template.keep_alive
+    request.expect_continue = template.expect_continue
+    request.request_id = None
+    request.content_type = template.content_type
+    request.via = template.via
+    request.lines = template.lines
+    request.forward = template.forward
+    return request
+
+
+def _parse_request(head: bytes, max_fields: int, max_target: int) -> RequestHead:
     lines = head.split(b"\r\n")
     request = RequestHead()
     _request_line(lines[0], request, max_target)
-    if len(lines) - 1 > max_fields:
+    if len(lines) > max_fields + 1:
         raise BadHttp(431, "too_many_fields", f"more than {max_fields} header lines")
     hosts = codings = 0
     length: bytes | None = None
     named: list[bytes] = []
     forward = request.lines
-    get = _request_memo.get
-    for line in lines[1:]:
-        kind, value = get(line)
+    seen = _request_lines
+    del lines[0]
+    for line in lines:
+        kind, value = seen.get(line) or _learn(line, seen, _REQUEST_FIELDS)
         if kind == FORWARD:
             forward.append(line)
         elif kind == HOST:
@@ -229,6 +269,7 @@ def parse_request(head: bytes, max_fields: int = 100, max_target: int = 16_384) 
         request.expect_continue = False
     if named:
         _apply_connection(named, request)
+    request.forward = b"".join([b"\r\n" + line for line in request.lines])
     return request
 
 
@@ -273,8 +314,51 @@ def _apply_connection(named: list[bytes], request: RequestHead) -> None:
         request.lines = [line for line in request.lines if line.partition(b":")[0].lower() not in drop]
 
 
+_response_heads: dict[bytes, ResponseHead] = {}  # answers' heads seen before, without their Content-Length line
+
+
 def parse_response(head: bytes, max_fields: int = 200) -> ResponseHead:
-    """Check a backend's response head (without the empty line). BadHttp (502) when it cannot be trusted."""
+    """Check a backend's response head (without the empty line). BadHttp (502) when it cannot be trusted.
+
+    Repeats are looked up as in `parse_request`: until the Date changes, an engine's heads differ by length only.
+    """
+    start = head.find(b"\r\ncontent-length: ")
+    if start < 0:
+        start = head.find(b"\r\nContent-Length: ")
+    end = -1 if start < 0 else head.find(b"\r\n", start + 18)
+    if start < 0:
+        rest = head
+    else:
+        if end < 0:
+            end = len(head)
+        rest = head[:start] + head[end:]
+    template = _response_heads.get(rest)
+    if template is None or (template.content_length is None) != (start < 0):
+        response = _parse_response(head, max_fields)
+        if len(rest) <= MAX_HEAD_MEMO:
+            if len(_response_heads) >= MAX_HEADS:
+                _response_heads.clear()
+            _response_heads[rest] = response
+        return response
+    if start < 0:
+        return template
+    digits = head[start + 18 : end].strip(b" \t")
+    if not digits.isdigit() or len(digits) > 18:
+        raise BadHttp(502, "bad_response", "the backend's answer: Content-Length is not a plain decimal number")
+    response = ResponseHead.__new__(ResponseHead)
+    response.status = template.status
+    response.minor = template.minor
+    response.reason = template.reason
+    response.content_length = int(digits)
+    response.chunked = False
+    response.keep_alive = template.keep_alive
+    response.event_stream = template.event_stream
+    response.lines = template.lines
+    response.forward = template.forward
+    return response
+
+
+def _parse_response(head: bytes, max_fields: int) -> ResponseHead:
     lines = head.split(b"\r\n")
     response = ResponseHead()
     match = _STATUS_LINE.fullmatch(lines[0])
@@ -288,14 +372,15 @@ def parse_response(head: bytes, max_fields: int = 200) -> ResponseHead:
     length: bytes | None = None
     named: list[bytes] = []
     forward = response.lines
-    get = _response_memo.get
+    known = _response_lines
+    del lines[0]
     try:
-        for line in lines[1:]:
-            kind, value = get(line)
+        for line in lines:
+            kind, value = known.get(line) or _learn(line, known, _RESPONSE_FIELDS)
             if kind == FORWARD:
                 forward.append(line)
             elif kind == CONTENT_TYPE:
-                response.content_type = value
+                response.event_stream = value[:17].lower() == b"text/event-stream"
                 forward.append(line)
             elif kind == LENGTH:
                 if length is not None:
@@ -322,4 +407,5 @@ def parse_response(head: bytes, max_fields: int = 200) -> ResponseHead:
             response.keep_alive = b"close" not in named
         elif name:
             response.lines = [line for line in response.lines if line.partition(b":")[0].lower() != name]
+    response.forward = b"HTTP/1.1 %b\r\n%b" % (response.reason, b"".join([line + b"\r\n" for line in response.lines]))
     return response

@@ -53,10 +53,10 @@ ROUTES: Final[dict[bytes, tuple[str, bool]]] = {
 _TRITON: Final = re.compile(rb"/v2/models/([^/]{1,256})(?:/versions/[^/]{1,64})?/(generate|generate_stream|infer)")
 _INLINE: Final = re.compile(rb";base64,[A-Za-z0-9+/=]*")
 
-_COUNT = rb"\s*:\s*(\d{1,12})"
-_PROMPT_TOKENS: Final = re.compile(rb'"(?:prompt_tokens|input_tokens)"' + _COUNT)
-_OUTPUT_TOKENS: Final = re.compile(rb'"(?:completion_tokens|output_tokens)"' + _COUNT)
-_CACHED_TOKENS: Final = re.compile(rb'"(?:cached_tokens|cache_read_input_tokens)"' + _COUNT)
+_USAGE: Final = re.compile(
+    rb'"(prompt_tokens|input_tokens|completion_tokens|output_tokens|cached_tokens|cache_read_input_tokens)"'
+    rb"\s*:\s*(\d{1,12})"
+)
 USAGE_TAIL: Final = 4_096  # bytes of an answer's end in which `usage` is looked for
 
 _NONE = msgspec.Raw(b"null")
@@ -104,11 +104,14 @@ def route_of(path: bytes) -> tuple[str, bool, str | None] | None:
     return None
 
 
-def read_facts(path: bytes, body: bytes, prefixes: bool) -> Facts:
-    """Facts of a POST; `prefixes` asks for hashes of the prompt's beginnings. BadBody when it is no JSON object."""
+def read_facts(path: bytes, body: bytes, prefixes: bool) -> Facts | None:
+    """Facts of a POST; `prefixes` asks for hashes of the prompt's beginnings. BadBody when it is no JSON object.
+
+    None for a route whose body is not ours to read.
+    """
     route = route_of(path)
     if route is None:
-        return Facts()
+        return None
     kind, needs_model, model = route
     try:
         fields = _decode(body)
@@ -131,7 +134,7 @@ def read_facts(path: bytes, body: bytes, prefixes: bool) -> Facts:
             facts.n = fields.n
         options = fields.stream_options
         facts.wants_usage = isinstance(options, dict) and options.get("include_usage") is True
-    _measure(fields, facts, prefixes)
+    _measure(fields, facts, body, prefixes)
     return facts
 
 
@@ -149,35 +152,43 @@ def _limit(fields: _Body) -> int | None:
     return None
 
 
-def _measure(fields: _Body, facts: Facts, prefixes: bool) -> None:
+def _measure(fields: _Body, facts: Facts, body: bytes, prefixes: bool) -> None:
     """Length of the prompt and hashes of its beginnings, from the bytes as they stand in the body."""
-    parts = [
-        raw
-        for raw in (
-            fields.tools,
-            fields.system,
-            fields.messages,
-            fields.prompt,
-            fields.input,
-            fields.inputs,
-            fields.text_input,
-            fields.text,
-            fields.documents,
-        )
-        if raw is not _NONE and len(raw) > 4
-    ]
-    if not parts:
-        return
-    prompt = bytes(parts[0]) if len(parts) == 1 else b"".join(bytes(p) for p in parts)
-    if prompt[:1] == b"[" and (prompt[1:2].isdigit() or prompt[1:3].lstrip(b"[ ").isdigit()):
-        facts.prompt_ids = prompt.count(b",") + 1
-    else:
-        size = len(prompt)
-        if size > IMAGE_BYTES and b";base64," in prompt:
-            size -= sum(max(len(m.group()) - IMAGE_BYTES, 0) for m in _INLINE.finditer(prompt))
-        facts.prompt_bytes = size
-    if prefixes:
-        facts.prefixes = hash_prefixes(prompt)
+    parts = [raw for raw in (fields.tools, fields.system, fields.messages) if raw is not _NONE]
+    if facts.kind != Kind.CHAT or not parts:
+        parts += [
+            raw
+            for raw in (
+                fields.prompt,
+                fields.input,
+                fields.inputs,
+                fields.text_input,
+                fields.text,
+                fields.documents,
+            )
+            if raw is not _NONE
+        ]
+        if len(parts) == 1 and _ids(parts[0], facts):
+            if prefixes:
+                facts.prefixes = hash_prefixes(bytes(parts[0]))
+            return
+    size = 0
+    for raw in parts:
+        size += len(raw)
+    if size > IMAGE_BYTES and b";base64," in body:
+        size -= sum(max(len(m.group()) - IMAGE_BYTES, 0) for m in _INLINE.finditer(body))
+    facts.prompt_bytes = max(size, 0)
+    if prefixes and parts:
+        facts.prefixes = hash_prefixes(bytes(parts[0]) if len(parts) == 1 else b"".join(bytes(p) for p in parts))
+
+
+def _ids(raw: msgspec.Raw, facts: Facts) -> bool:
+    """Is the prompt a list of token ids (or of such lists)? Then they can be counted exactly."""
+    start = bytes(memoryview(raw)[:16]).lstrip(b"[ \t\r\n")
+    if len(raw) < 2 or memoryview(raw)[0] != 91 or not start[:1].isdigit():
+        return False
+    facts.prompt_ids = bytes(raw).count(b",") + 1
+    return True
 
 
 def hash_prefixes(prompt: bytes) -> tuple[int, ...]:
@@ -208,13 +219,14 @@ def read_usage(tail: bytes) -> Usage | None:
     at = tail.rfind(b'"usage"')
     if at < 0:
         return None
-    part = tail[at : at + 1_024]
-    prompt, output = _PROMPT_TOKENS.search(part), _OUTPUT_TOKENS.search(part)
-    if prompt is None and output is None:
-        return None
-    cached = _CACHED_TOKENS.search(part)
-    return Usage(
-        prompt_tokens=int(prompt[1]) if prompt else 0,
-        completion_tokens=int(output[1]) if output else 0,
-        cached_tokens=int(cached[1]) if cached else None,
-    )
+    prompt = output = 0
+    cached: int | None = None
+    found = _USAGE.findall(tail, at)
+    for name, digits in found:
+        if name == b"prompt_tokens" or name == b"input_tokens":
+            prompt = int(digits)
+        elif name == b"completion_tokens" or name == b"output_tokens":
+            output = int(digits)
+        else:
+            cached = int(digits)
+    return Usage(prompt, output, cached) if found else None

@@ -32,7 +32,6 @@ class Lease:
         "opened_at",
         "output_expected",
         "output_left",
-        "predicted_prefill",
         "predicted_step",
         "previous_first_token_at",
         "produced",
@@ -49,6 +48,7 @@ class Lease:
         choice: Choice,
         prompt: int,
         output: int,
+        step: float,
         now: float,
     ) -> None:
         self.backend = backend
@@ -64,8 +64,7 @@ class Lease:
         self.settled = 0  # of these, taken into the backend's sums
         self.first_token_at = 0.0  # 0: none yet
         self.previous_first_token_at = 0.0  # of another request on the same backend, when ours came
-        self.predicted_prefill = 0.0
-        self.predicted_step = 0.0
+        self.predicted_step = step  # modelled seconds of a decode step under the load it found, see speeds.py
         self.epoch = backend.epoch
         self.open = True
 

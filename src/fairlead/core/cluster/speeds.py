@@ -33,7 +33,7 @@ PRIOR_REQUESTS = 3.0  # requests of average size that the fleet's mean is worth
 
 
 def step_seconds(backend: Backend) -> float:
-    """Modelled decode step of the reference machine under the backend's load of now."""
+    """Modelled decode step of the reference machine under the load that a request finds."""
     return BASE + KV * backend.kv_tokens + SEQ * backend.decoding
 
 
@@ -51,19 +51,12 @@ class Speeds:
         self._mean_predicted = 0.0  # of one request, decayed
         self._samples = 0.0
 
-    def open(self, lease: Lease) -> None:
-        """Note what the reference machine would need, under the load that the request finds."""
-        backend = lease.backend
-        step = step_seconds(backend)
-        lease.predicted_step = step
-        # Without a first token to observe (answers in one piece) the queue before it counts as well.
-        lease.predicted_prefill = prefill_seconds(lease.prompt_tokens, step)
-
     def close(self, lease: Lease, output_tokens: int, cached_tokens: int, now: float) -> None:
         """Learn from a request that ended well at `now`."""
         backend = lease.backend
         uncached = max(lease.prompt_tokens - cached_tokens, 1)
-        predicted = prefill_seconds(uncached, lease.predicted_step) if cached_tokens else lease.predicted_prefill
+        predicted = prefill_seconds(uncached, lease.predicted_step)
+        # Without a first token to observe (answers in one piece) the queue before it counts as well.
         if lease.first_token_at:
             # Prefills of one engine go one after the other: the wait behind another one is not ours.
             observed = lease.first_token_at - max(lease.opened_at, lease.previous_first_token_at)

@@ -13,8 +13,7 @@ class LeastConnections:
 
     def choose(self, facts: Facts, view: View) -> Choice:
         backends = view.backends
-        inflight = [b.inflight for b in backends]
-        weights = [b.weight for b in backends]
+        terms = [(b.inflight, b.weight) for b in backends]
         # The request itself is counted, so that on an idle fleet the heavier backend comes first.
-        scores = [(n + 1) / w for n, w in zip(inflight, weights, strict=True)]
-        return Choice(lowest(scores, view), "fewest requests in flight", scores, (inflight, weights))
+        scores = [(n + 1) / w for n, w in terms]
+        return Choice(lowest(scores, view), "fewest requests in flight", scores, terms)

@@ -19,13 +19,6 @@ class LeastPendingTokens:
     def choose(self, facts: Facts, view: View) -> Choice:
         backends = view.backends
         own = view.prompt + view.output
-        prompts = [b.prompt_pending for b in backends]
-        outputs = [b.output_pending for b in backends]
-        capacities = [b.capacity for b in backends]
-        scores = [(p + o + own) / c for p, o, c in zip(prompts, outputs, capacities, strict=True)]
-        return Choice(
-            lowest(scores, view),
-            "fewest pending tokens over capacity",
-            scores,
-            (prompts, outputs, capacities),
-        )
+        terms = [(b.prompt_pending, b.output_pending, b.capacity) for b in backends]
+        scores = [(p + o + own) / c for p, o, c in terms]
+        return Choice(lowest(scores, view), "fewest pending tokens over capacity", scores, terms)

@@ -22,11 +22,12 @@ class LeastWaiting:
 
     def choose(self, facts: Facts, view: View) -> Choice:
         now, backends = view.now, view.backends
-        waiting: list[float] = []
+        fresh = now - STALE_SECONDS
+        terms = []
+        scores = []
         for b in backends:
-            known = b.waiting(now, STALE_SECONDS)
-            waiting.append(b.inflight if known is None else known)
-        inflight = [b.inflight for b in backends]
-        scores = [(w + TIE_BREAK * (n + 1)) / b.weight for w, n, b in zip(waiting, inflight, backends, strict=True)]
-        ages = [now - b.polled_at for b in backends]
-        return Choice(lowest(scores, view), "shortest queue in the engine", scores, (waiting, inflight, ages))
+            inflight, polled_at, waiting = b.inflight, b.polled_at, b.stats.waiting
+            known = inflight if waiting is None or polled_at < fresh else waiting + b.unseen_old + b.unseen_new
+            terms.append((known, inflight, now - polled_at))
+            scores.append((known + TIE_BREAK * (inflight + 1)) / b.weight)
+        return Choice(lowest(scores, view), "shortest queue in the engine", scores, terms)

@@ -21,11 +21,11 @@ class PowerOfTwo:
         count = len(backends)
         first = view.rng.randrange(count)
         if count == 1:
-            return Choice(0, "the only candidate", [float(backends[0].inflight)], ([backends[0].inflight],))
+            return Choice(0, "the only candidate", [float(backends[0].inflight)], [(backends[0].inflight,)])
         second = (first + 1 + view.rng.randrange(count - 1)) % count
         one, two = backends[first], backends[second]
         load_one, load_two = (one.inflight + 1) / one.weight, (two.inflight + 1) / two.weight
         scores = [NOT_DRAWN] * count
         scores[first], scores[second] = load_one, load_two
         chosen = first if load_one <= load_two else second
-        return Choice(chosen, "the less loaded of two drawn", scores, ([b.inflight for b in backends],))
+        return Choice(chosen, "the less loaded of two drawn", scores, [(b.inflight,) for b in backends])

@@ -75,25 +75,26 @@ class PrefixHash:
         fits = room(backends, self._factor)
         if not prefixes:
             scores = [(n + 1) / b.capacity for n, b in zip(inflight, backends, strict=True)]
-            zeros = [0] * len(backends)
-            return Choice(lowest(scores, view), "no prompt to hash: least loaded", scores, (inflight, fits, zeros))
+            terms = [(n, fit, 0) for n, fit in zip(inflight, fits, strict=True)]
+            return Choice(lowest(scores, view), "no prompt to hash: least loaded", scores, terms)
         key, copies = self._key(prefixes, len(backends))
         drawn = [place(key, b.seed) for b in backends]
         order = sorted(range(len(backends)), key=drawn.__getitem__, reverse=True)
         ranks = [0] * len(backends)
         for rank, i in enumerate(order):
             ranks[i] = rank
+        terms = list(zip(inflight, fits, ranks, strict=True))
         if copies > 1:
             group = [i for i in order[:copies] if fits[i]]
             if group:
                 chosen = min(group, key=lambda i: (inflight[i] / backends[i].capacity, ranks[i]))
                 reason = f"a popular beginning, spread over {copies} backends"
-                return Choice(chosen, reason, ranks, (inflight, fits, ranks))
+                return Choice(chosen, reason, ranks, terms)
         chosen = next(i for i in order if fits[i])
         reason = (
             "the prefix's own backend" if ranks[chosen] == 0 else "the prefix's own backend is over its share: next"
         )
-        return Choice(chosen, reason, ranks, (inflight, fits, ranks))
+        return Choice(chosen, reason, ranks, terms)
 
     def _key(self, prefixes: tuple[int, ...], backends: int) -> tuple[int, int]:
         """(hash to place, number of backends it may use)."""

@@ -20,4 +20,4 @@ class RandomChoice:
             if point < 0:
                 chosen = i
                 break
-        return Choice(chosen, "drawn at random", [1.0 / w for w in weights], (weights,))
+        return Choice(chosen, "drawn at random", [1.0 / w for w in weights], [(w,) for w in weights])

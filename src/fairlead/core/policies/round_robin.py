@@ -26,8 +26,8 @@ class RoundRobin:
             mine = credit[b.id] = credit.get(b.id, 0.0) + b.weight
             if mine > best_credit:
                 best, best_credit = i, mine
-        credits = [credit[b.id] for b in backends]
+        terms = [(credit[b.id], b.weight) for b in backends]
         credit[backends[best].id] -= total
         if len(credit) > 4 * len(backends) + 64:  # backends that left
             self._credit = {b.id: credit[b.id] for b in backends}
-        return Choice(best, "next in turn", [-c for c in credits], (credits, [b.weight for b in backends]))
+        return Choice(best, "next in turn", [-c for c, _ in terms], terms)

@@ -1,0 +1,95 @@
+"""Records, exchanges and pages for tests, made by hand: no network, no clock."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+from typing import Any, cast
+
+from fairlead.control.metrics import MetricsPage
+from fairlead.control.recorder import Record, Recorder
+from fairlead.core.alerts import ShareAlert
+from fairlead.core.balancer import Balancer
+from fairlead.core.cluster.ledger import Lease
+from fairlead.core.model import EngineStats, Facts, Kind, Usage
+from fairlead.core.policies.registry import make
+from fairlead.proxy.exchange import Exchange
+from fairlead.proxy.service import Service
+
+
+def make_balancer(*ids: str, model: str = "m") -> Balancer:
+    """A fleet that is up."""
+    balancer = Balancer(make("round_robin"), random.Random(0))
+    for id in ids:
+        balancer.add(id)
+        balancer.set_models(id, frozenset({model}))
+        balancer.probe(id, True)
+    return balancer
+
+
+def place(balancer: Balancer, **facts: Any) -> Lease:
+    lease = balancer.assign(Facts(kind=Kind.CHAT, **facts), 0.0)
+    assert isinstance(lease, Lease)
+    return lease
+
+
+def exchange(lease: Lease | None = None, **changed: Any) -> Exchange:
+    """What the recorder reads of a finished exchange: one that went well, but for what is `changed`."""
+    fields: dict[str, Any] = {
+        "request_id": b"id-1",
+        "arrived": 10.0,
+        "client": SimpleNamespace(peer="192.0.2.7", arrived=10.0),
+        "head": SimpleNamespace(method=b"POST", target=b"/v1/chat/completions?key=secret"),
+        "path": b"/v1/chat/completions",
+        "facts": lease.facts if lease is not None else Facts(kind=Kind.CHAT, model="m"),
+        "status": 200,
+        "outcome": "ok",
+        "error": "",
+        "lease": lease,
+        "tries": 1,
+        "tried": [],
+        "bytes_out": 100,
+        "first_byte_at": 0.0,
+        "usage": None,
+        **changed,
+    }
+    return cast(Exchange, SimpleNamespace(**fields))
+
+
+def record(**changed: Any) -> Record:
+    """A record of a request that went well, but for what is `changed`."""
+    made = Record()
+    made.request_id, made.client, made.method, made.path = "id-1", "192.0.2.7", "POST", "/v1/chat/completions"
+    made.status, made.outcome, made.model, made.tries, made.duration = 200, "ok", "m", 1, 0.25
+    for name, value in changed.items():
+        setattr(made, name, value)
+    return made
+
+
+def page_of(balancer: Balancer, recorder: Recorder, alert: ShareAlert | None = None) -> MetricsPage:
+    service = SimpleNamespace(
+        clock=lambda: 100.0,
+        wheel=SimpleNamespace(lag=0.001),
+        clients={1, 2},
+        pools={id: SimpleNamespace(id=id, open=3) for id in balancer.backends},
+    )
+    return MetricsPage(balancer, recorder, cast(Service, service), alert or ShareAlert(), lambda: 4)
+
+
+def full_page() -> bytes:
+    """A page with every metric that there can be on it."""
+    balancer = make_balancer("a", "b")
+    recorder = Recorder(balancer)
+    for id in balancer.backends:
+        mark = balancer.poll_started(id)
+        balancer.poll_result(id, mark, EngineStats(waiting=3.0, running=2.0, kv_usage=0.5), 90.0)
+    lease = place(balancer, model="m", stream=True)
+    balancer.first_token(lease, 11.0)
+    lease.produced = 5
+    recorder.finished(exchange(lease, first_byte_at=11.0, usage=Usage(100, 5, 40)), 12.0)
+    recorder.finished(exchange(None, status=499, outcome="client_gone", error="client_gone"), 12.0)
+    recorder.failed("b", "connect")
+    recorder.retried("connect")
+    recorder.refused("bad_body")
+    recorder.decided(2e-5)
+    return page_of(balancer, recorder).render()

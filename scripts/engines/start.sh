@@ -50,12 +50,12 @@ if [[ -n $core ]] && command -v taskset >/dev/null; then
   pin=(taskset -c "$core") # an engine spins on its core; two on one core double each other's latencies
 fi
 
+# 96 blocks of 128 tokens: small enough to see the cache evict.
 options=(--served-model-name "$served_as" --host 127.0.0.1 --port "$port" --enforce-eager --max-model-len 4096
-  --max-num-seqs 16 --max-num-batched-tokens 512)
+  --max-num-seqs 16 --max-num-batched-tokens 512 --num-gpu-blocks-override 96)
 if [[ -n $embed ]]; then
   options+=(--runner pooling --convert embed)
 else
-  # 96 blocks of 128 tokens: small enough to see the cache evict.
-  options+=(--num-gpu-blocks-override 96 --enable-prefix-caching --enable-prompt-tokens-details)
+  options+=(--enable-prefix-caching --enable-prompt-tokens-details)
 fi
 exec "${pin[@]}" "$home/venv/bin/vllm" serve "$model" "${options[@]}" "$@"

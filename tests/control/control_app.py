@@ -1,4 +1,4 @@
-"""A whole Fairlead in this process for tests: emulated engines behind it, its admin page in front, ports by the system."""
+"""A whole Fairlead in this process for tests: emulated engines behind it, ports by the system."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Running:
         """Let the loop run until `look` is true."""
         try:
             async with asyncio.timeout(PATIENCE):
-                while not look():
+                while not look():  # noqa: ASYNC110 -- what is looked at has no event of its own
                     await asyncio.sleep(0.005)
         except TimeoutError:
             raise AssertionError(f"waited {PATIENCE:g} s for: {what}") from None

@@ -7,13 +7,14 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from fairlead.control.metrics import MetricsPage
-from fairlead.control.recorder import Record, Recorder
+from fairlead.control.recorder import Recorder
 from fairlead.core.alerts import ShareAlert
 from fairlead.core.balancer import Balancer
 from fairlead.core.cluster.ledger import Lease
 from fairlead.core.model import EngineStats, Facts, Kind, Usage
 from fairlead.core.policies.registry import make
 from fairlead.proxy.exchange import Exchange
+from fairlead.proxy.record import Record
 from fairlead.proxy.service import Service
 
 
@@ -43,7 +44,6 @@ def exchange(lease: Lease | None = None, **changed: Any) -> Exchange:
         "path": b"/v1/chat/completions",
         "facts": lease.facts if lease is not None else Facts(kind=Kind.CHAT, model="m"),
         "status": 200,
-        "outcome": "ok",
         "error": "",
         "lease": lease,
         "tries": 1,
@@ -56,10 +56,15 @@ def exchange(lease: Lease | None = None, **changed: Any) -> Exchange:
     return cast(Exchange, SimpleNamespace(**fields))
 
 
+def finish(recorder: Recorder, lease: Lease | None, now: float, outcome: str = "ok", **changed: Any) -> None:
+    """A request with this lease ends at `now`."""
+    recorder.finished(exchange(lease, **changed), outcome, now)
+
+
 def record(**changed: Any) -> Record:
     """A record of a request that went well, but for what is `changed`."""
     made = Record()
-    made.request_id, made.client, made.method, made.path = "id-1", "192.0.2.7", "POST", "/v1/chat/completions"
+    made.request_id, made.peer, made.method, made.path = "id-1", "192.0.2.7", "POST", "/v1/chat/completions"
     made.status, made.outcome, made.model, made.tries, made.duration = 200, "ok", "m", 1, 0.25
     for name, value in changed.items():
         setattr(made, name, value)
@@ -86,8 +91,8 @@ def full_page() -> bytes:
     lease = place(balancer, model="m", stream=True)
     balancer.first_token(lease, 11.0)
     lease.produced = 5
-    recorder.finished(exchange(lease, first_byte_at=11.0, usage=Usage(100, 5, 40)), 12.0)
-    recorder.finished(exchange(None, status=499, outcome="client_gone", error="client_gone"), 12.0)
+    finish(recorder, lease, 12.0, first_byte_at=11.0, usage=Usage(100, 5, 40))
+    finish(recorder, None, 12.0, "client_gone", status=499, error="client_gone")
     recorder.failed("b", "connect")
     recorder.retried("connect")
     recorder.refused("bad_body")

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 from control_app import engines, running
-from control_records import exchange, make_balancer, place, record
+from control_records import finish, make_balancer, place, record
 
 from fairlead.control import access_log
 from fairlead.control.access_log import AccessLog, json_line, text_line
-from fairlead.control.recorder import Record, Recorder
+from fairlead.control.recorder import Recorder
+from fairlead.core.model import Facts, Kind
+from fairlead.proxy.record import Record
 
 WALL = 1_700_000_000.25
 HOSTILE = [
@@ -84,9 +86,8 @@ def test_a_model_name_cannot_pretend_to_be_other_fields() -> None:
 def test_a_huge_model_name_does_not_fill_log_and_memory() -> None:
     balancer, lines = make_balancer("a"), list[str]()
     recorder = Recorder(balancer, lambda kept: lines.append(json_line(kept, WALL)))
-    refused = exchange(None, status=404, outcome="refused", error="model_not_found", path=b"/" + b"p" * 60_000)
-    refused.facts.model = "m" * 1_000_000
-    recorder.finished(refused, 11.0)
+    facts = Facts(kind=Kind.CHAT, model="m" * 1_000_000)
+    finish(recorder, None, 11.0, "refused", status=404, facts=facts, path=b"/" + b"p" * 60_000)
     kept = recorder.records["id-1"]
     assert len(kept.model or "") <= 1_000 and len(kept.path) <= 4_000
     assert len(lines[0]) < 10_000

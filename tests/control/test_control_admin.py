@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -213,5 +214,26 @@ def test_a_standing_share_alert_is_listed() -> None:
                 (alert,) = (await fairlead.json("/api/alerts"))["alerts"]
                 assert (alert["alert"], alert["backend"], alert["value"]) == ("backend_share", "b0", 1.0)
                 assert "another healthy backend" in alert["message"]
+
+    asyncio.run(body())
+
+
+def test_the_docs_show_every_page_and_every_field() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "admin-api.md").read_text(encoding="utf-8")
+    for page in PAGES:
+        assert f"\n## {page}\n" in text
+
+    def fields(data: object) -> set[str]:
+        if isinstance(data, dict):
+            return set(data).union(*map(fields, data.values()))
+        return set().union(*map(fields, data)) if isinstance(data, list) else set()
+
+    async def body() -> None:
+        async with engines(1) as (one,), running(one.url, "http://127.0.0.1:1") as fairlead:
+            _, request_id = await fairlead.chat("m")
+            for page in ("/api/backends", "/api/decisions", f"/api/explain/{request_id}"):
+                shown = fields(await fairlead.json(page)) - set(fairlead.app.balancer.policy.term_names)
+                missing = {name for name in shown if f'"{name}"' not in text}
+                assert not missing, page
 
     asyncio.run(body())

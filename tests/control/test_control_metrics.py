@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 from control_app import engines, running
-from control_records import exchange, full_page, make_balancer, page_of, place
+from control_records import finish, full_page, make_balancer, page_of, place
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from promtool import promtool
@@ -69,7 +69,7 @@ def test_histograms_are_cumulative_and_agree_with_their_count() -> None:
 def test_a_value_lands_below_its_bound() -> None:
     balancer = make_balancer("a")
     recorder = Recorder(balancer)
-    recorder.finished(exchange(place(balancer, model="m"), usage=Usage(1, 1)), 10.25)  # a quarter of a second
+    finish(recorder, place(balancer, model="m"), 10.25, usage=Usage(1, 1))  # a quarter of a second
     samples = families(page_of(balancer, recorder).render())["fairlead_request_seconds"].samples
     by_bound = {s.labels["le"]: s.value for s in samples if "le" in s.labels}
     assert (by_bound["0.1"], by_bound["0.25"], by_bound["+Inf"]) == (0, 1, 1)
@@ -79,7 +79,7 @@ def test_label_values_are_escaped() -> None:
     odd = 'a"\\\n b'
     balancer = make_balancer(odd, model=odd)
     recorder = Recorder(balancer)
-    recorder.finished(exchange(place(balancer, model=odd), usage=Usage(1, 1)), 11.0)
+    finish(recorder, place(balancer, model=odd), 11.0, usage=Usage(1, 1))
     page = page_of(balancer, recorder).render()
     (sample,) = families(page)["fairlead_requests"].samples
     assert sample.labels == {"backend": odd, "model": odd, "code": "200"}

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from control_records import exchange, make_balancer, page_of, place
+from control_records import finish, make_balancer, page_of, place
 
-from fairlead.control.recorder import MAX_DECISIONS, Histogram, Record, Recorder
-from fairlead.core.model import Usage
+from fairlead.control.recorder import MAX_DECISIONS, Histogram, Recorder
+from fairlead.core.model import Facts, Kind, Usage
 from fairlead.proxy.client import Client
+from fairlead.proxy.record import Record
 from fairlead.wire.http1 import RequestHead
 
 
@@ -21,34 +22,35 @@ def test_a_finished_request_is_counted_and_kept() -> None:
     lease = place(balancer, model="m", stream=True, prompt_bytes=400)
     balancer.first_token(lease, 10.5)
     lease.produced = 5
-    recorder.finished(exchange(lease, first_byte_at=10.5, usage=Usage(100, 5, 40)), 12.5)
+    finish(recorder, lease, 12.5, first_byte_at=10.5, usage=Usage(100, 5, 40))
     assert recorder.requests == {("a", "m", 200): 1}
-    assert recorder.tokens == {("a", "prompt"): 100, ("a", "output"): 5}
-    assert recorder.hits == {"a": 40}
-    assert (recorder.ttft["a"].total, recorder.seconds["a"].total) == (0.5, 2.5)
-    gaps = recorder.inter_token["a"]
+    numbers = recorder.backends["a"]
+    assert (numbers.prompt_tokens, numbers.output_tokens, numbers.cached_tokens) == (100, 5, 40)
+    assert (numbers.ttft.total, numbers.seconds.total) == (0.5, 2.5)
+    gaps = numbers.inter_token
     assert (sum(gaps.counts), gaps.total) == (4, 2.0)  # five tokens have four gaps, of half a second each
     (record,) = seen
     assert recorder.records["id-1"] is record
     assert (record.backend, record.ttft, record.duration, record.output_tokens) == ("a", 0.5, 2.5, 5)
-    assert (record.client, record.path) == ("192.0.2.7", "/v1/chat/completions")
+    assert (record.peer, record.path) == ("192.0.2.7", "/v1/chat/completions")
 
 
 def test_an_answer_in_one_piece_says_nothing_about_first_tokens() -> None:
     balancer = make_balancer("a")
     recorder = Recorder(balancer)
-    recorder.finished(exchange(place(balancer, model="m"), first_byte_at=11.0, usage=Usage(10, 5)), 12.0)
-    assert sum(recorder.seconds["a"].counts) == 1
-    assert sum(recorder.ttft["a"].counts) == sum(recorder.inter_token["a"].counts) == 0
+    finish(recorder, place(balancer, model="m"), 12.0, first_byte_at=11.0, usage=Usage(10, 5))
+    numbers = recorder.backends["a"]
+    assert sum(numbers.seconds.counts) == 1
+    assert sum(numbers.ttft.counts) == sum(numbers.inter_token.counts) == 0
     assert recorder.records["id-1"].ttft == 1.0
-    assert recorder.hits == {}
+    assert numbers.cached_tokens == 0
 
 
 def test_a_request_that_went_nowhere_has_no_backend() -> None:
     recorder = Recorder(make_balancer("a"))
-    recorder.finished(exchange(None, status=404, outcome="refused", error="model_not_found"), 11.0)
+    finish(recorder, None, 11.0, "refused", status=404, error="model_not_found")
     assert recorder.requests == {("", "m", 404): 1}
-    assert recorder.tokens == {} and recorder.seconds == {}
+    assert recorder.backends == {}
     assert recorder.records["id-1"].backend is None
 
 
@@ -56,8 +58,8 @@ def test_a_request_that_went_nowhere_has_no_backend() -> None:
 def test_clients_that_leave_are_counted_by_phase(first_byte_at: float, phase: str) -> None:
     balancer = make_balancer("a")
     recorder = Recorder(balancer)
-    gone = {"status": 499, "outcome": "client_gone", "error": "client_gone"}
-    recorder.finished(exchange(place(balancer, model="m"), first_byte_at=first_byte_at, **gone), 12.0)
+    left = place(balancer, model="m")
+    finish(recorder, left, 12.0, "client_gone", first_byte_at=first_byte_at, status=499, error="client_gone")
     assert recorder.aborts == {phase: 1}
 
 
@@ -98,12 +100,9 @@ def test_made_up_models_paths_and_ids_make_no_series() -> None:
     page = page_of(balancer, recorder)
 
     def send(name: str) -> None:
-        refused = exchange(
-            None, status=404, outcome="refused", error="model_not_found",
-            path=f"/v1/{name}".encode(), request_id=name.encode(),
-        )  # fmt: skip
-        refused.facts.model = name
-        recorder.finished(refused, 11.0)
+        path, facts = f"/v1/{name}".encode(), Facts(kind=Kind.CHAT, model=name)
+        refused = {"status": 404, "error": "model_not_found", "path": path, "request_id": name.encode()}
+        finish(recorder, None, 11.0, "refused", facts=facts, **refused)
 
     send("first")
     before = page.render().count(b"\n")
@@ -119,9 +118,9 @@ def test_made_up_models_paths_and_ids_make_no_series() -> None:
 def test_the_last_requests_are_kept_and_an_id_used_twice_is_the_later_one() -> None:
     recorder = Recorder(make_balancer("a"))
     for number in range(MAX_DECISIONS + 5):
-        recorder.finished(exchange(None, request_id=b"id-%d" % number), 11.0)
+        finish(recorder, None, 11.0, request_id=b"id-%d" % number)
     assert "id-4" not in recorder.records and "id-5" in recorder.records
-    recorder.finished(exchange(None, request_id=b"id-9", status=400), 11.0)
+    finish(recorder, None, 11.0, request_id=b"id-9", status=400)
     assert recorder.records["id-9"].status == 400
     assert len(recorder.records) == MAX_DECISIONS
 

@@ -62,7 +62,7 @@ def test_each_balancer_has_a_policy_with_its_own_memory(name: str) -> None:
 
 
 @every_policy
-@settings(max_examples=40, deadline=None)
+@settings(derandomize=True, max_examples=40, deadline=None)
 @given(shape=backends, script=st.lists(st.tuples(requests, ends, st.floats(0, 20)), max_size=40))
 def test_any_traffic_on_any_fleet(name: str, shape: list[tuple[float | None, int | None]], script: list) -> None:  # type: ignore[type-arg]
     balancer = fleet(Watched(make(name)), seed=3)

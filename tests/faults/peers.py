@@ -36,14 +36,20 @@ def run(body: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
     async def watched() -> None:
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: complaints.append(str(context)))
+        loop.set_exception_handler(lambda _, context: complaints.append(repr(context)))
         before = asyncio.all_tasks()
-        await body()
+        try:
+            await body()
+        except BaseException as problem:
+            for complaint in complaints:
+                problem.add_note(f"the loop says: {complaint}")
+            raise
         await until(lambda: asyncio.all_tasks() <= before, "no task is left over")
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(watched())
-    assert not complaints
+    if complaints:
+        raise AssertionError("\n".join(complaints))
 
 
 async def until(state: Callable[[], object], what: str = "the state", seconds: float = PATIENCE) -> None:
@@ -227,17 +233,19 @@ class Peer(asyncio.Protocol):
 
     # --- messages ---
 
-    async def request(self) -> Seen:
-        """The next request in full; `Gone` at the end of the connection."""
+    async def request_head(self) -> Seen:
+        """The next request's head; `Gone` at the end of the connection."""
         head = (await self.expect(b"\r\n\r\n", 60.0))[:-4]
         first, fields = split_head(head)
         method, target, _ = first.split(" ")
-        found = dict(fields)
-        if "transfer-encoding" in found:
-            body = await self._chunks()
+        return Seen(head, b"", method, target, fields, self.number)
+
+    async def request_body(self, seen: Seen) -> None:
+        """And its body."""
+        if seen.field("transfer-encoding") is not None:
+            seen.body = await self._chunks()
         else:
-            body = await self.take(int(found.get("content-length", 0)), 60.0)
-        return Seen(head, body, method, target, fields, self.number)
+            seen.body = await self.take(int(seen.field("content-length") or 0), 60.0)
 
     async def answer(self, method: str = "POST", seconds: float = PATIENCE) -> Answer:
         """The next final response in full, with the 1xx before it; cut ones come back with `whole` false."""
@@ -276,12 +284,14 @@ class Peer(asyncio.Protocol):
     async def _chunks(self, seconds: float = PATIENCE) -> bytes:
         parts = []
         while True:
-            size = int(await self.expect(b"\r\n", seconds), 16)
-            if size:
-                parts.append(await self.take(size, seconds))
-            assert await self.take(2, seconds) == b"\r\n"
+            size = int((await self.expect(b"\r\n", seconds)).partition(b";")[0], 16)
             if not size:
-                return b"".join(parts)
+                break
+            parts.append(await self.take(size, seconds))
+            assert await self.take(2, seconds) == b"\r\n"
+        while await self.expect(b"\r\n", seconds) != b"\r\n":
+            pass  # trailers
+        return b"".join(parts)
 
 
 async def dial(address: tuple[str, int], receive_buffer: int | None = None) -> Peer:
@@ -314,6 +324,7 @@ class Engine:
         self.play = play
         self.name = name
         self.script: Script | None = None  # for all requests of this engine, before the common play
+        self.early: Script | None = None  # the same, but played when only the head was read
         self.seen: list[Seen] = []
         self.peers: list[Peer] = []  # every connection, those of probes too
         self.probes = 0
@@ -349,7 +360,7 @@ class Engine:
     async def _serve(self, peer: Peer) -> None:
         with contextlib.suppress(Gone):
             while True:
-                seen = await peer.request()
+                seen = await peer.request_head()
                 if seen.field("user-agent") == "fairlead" and seen.field("via") is None:
                     self.probes += 1
                     body = b'{"object":"list","data":[{"id":"m","object":"model"}]}'
@@ -358,6 +369,10 @@ class Engine:
                     continue
                 seen.engine = self
                 self.seen.append(seen)
+                if self.early is not None:
+                    await self.early(peer, seen)
+                    continue
+                await peer.request_body(seen)
                 await (self.script or self.play.next())(peer, seen)
         if not peer.lost:
             peer.close()

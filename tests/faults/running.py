@@ -184,14 +184,15 @@ class Fleet:
         app = self.app
         await until(lambda: not app.service.exchanges, "no exchange is left", 1.0)
         ledger = app.balancer.ledger
-        assert ledger.opened == ledger.closed
-        assert not ledger.leases
+        if ledger.opened != ledger.closed or ledger.leases:
+            raise AssertionError(f"{ledger.opened} leases opened, {ledger.closed} closed")
         for backend in app.balancer.backends.values():
             loads = (
                 backend.inflight, backend.prompt_pending, backend.output_pending, backend.decoding,
                 backend.kv_tokens, backend.unseen_old, backend.unseen_new,
             )  # fmt: skip
-            assert loads == (0,) * 7, backend
+            if loads != (0,) * 7:
+                raise AssertionError(f"loads are left on {backend}: {loads}")
         await until(
             lambda: all(pool.open == len(pool.idle) for pool in app.service.pools.values()),
             "no connection to an engine is in use", 1.0,
@@ -207,12 +208,16 @@ class Fleet:
         await until(lambda: not app.service.clients, "no client connection is left", 2.5)
         await until(lambda: all(pool.open == 0 for pool in app.service.pools.values()), "no engine connection is left")
         lines = await self.logged(0)
-        assert sum(app.recorder.requests.values()) == len(lines), "one log line for each outcome"
-        assert sum(line["tries"] for line in lines) + self.resent == len(self.seen) + self.unseen_tries
+        counted, tries = sum(app.recorder.requests.values()), sum(line["tries"] for line in lines)
+        if counted != len(lines):
+            raise AssertionError(f"{counted} requests were counted, {len(lines)} logged")
+        if tries + self.resent != len(self.seen) + self.unseen_tries:
+            raise AssertionError(f"{tries} tries, {len(self.seen)} requests at engines; {self.unseen_tries} unseen")
         for line in lines:
-            assert line["outcome"] in ("ok", "failed", "client_gone", "refused", "abandoned")
-            assert abs(time.time() - line["time"]) < 60.0, "the log tells the time of the request"
-            assert 0.0 <= line["duration"] < 60.0
+            if line["outcome"] not in ("ok", "failed", "client_gone", "refused", "abandoned"):
+                raise AssertionError(f"a request has no outcome: {line}")
+            if abs(time.time() - line["time"]) > 60.0 or not 0.0 <= line["duration"] < 60.0:
+                raise AssertionError(f"the log does not tell the time of the request: {line}")
 
 
 def _address(url: str) -> tuple[str, int]:
@@ -233,17 +238,16 @@ async def fleet(count: int = 1, *, default: Script | None = None, **options: Any
             await engine.open()
         app = App(configure([engine.url for engine in engines], str(log), **options), seed=1)
         running = Fleet(app, await app.start(), engines, play, log)
-        clean = False
         try:
-            yield running
-            if not running.stopped:
-                await running.assert_quiet()
-            clean = True
+            try:
+                yield running
+                if not running.stopped:
+                    await running.assert_quiet()
+            finally:
+                if not running.stopped:
+                    await running.stop()
+            await running.assert_gone()
         finally:
-            if not running.stopped:
-                await running.stop()
-            if clean:
-                await running.assert_gone()
             for client in running.clients:
                 if not client.lost:
                     client.transport.abort()

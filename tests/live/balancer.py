@@ -101,14 +101,13 @@ class Fairlead:
         """The admin port's list, by URL."""
         answer = self.get("/api/backends")
         assert answer.status == 200, f"/api/backends answered {answer.status}: {answer.body!r}"
-        listed = answer.json()
-        rows = listed["backends"] if isinstance(listed, dict) else listed
-        return {row["url"].rstrip("/"): row for row in rows}
+        return {row["url"].rstrip("/"): row for row in answer.json()["backends"]}
 
     def up(self) -> dict[str, bool]:
-        """Which backends can serve, by URL."""
+        """Which backends can serve, by URL; the metrics and the API must say the same."""
+        rows = self.backends()
         gauges = {labels["backend"]: value for name, labels, value in metrics(self.admin) if name == UP}
-        return {url: gauges[row["id"]] == 1 for url, row in self.backends().items() if row["id"] in gauges}
+        return {url: row["state"] == "up" and gauges[row["id"]] == 1 for url, row in rows.items()}
 
     def wait_until_up(self, *urls: str, seconds: float = START_SECONDS) -> None:
         def look() -> bool:

@@ -34,6 +34,7 @@ TEST_SECONDS = 400  # the first test of a run waits for the engines; each wait i
 SETTLE_SECONDS = 2.0
 
 Tell = Callable[[str], None]
+OwnFairlead = Callable[..., Fairlead]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -118,6 +119,29 @@ def fairlead(engines: tuple[Engine, Engine], started: list[Engine | Fairlead]) -
         yield proxy
     finally:
         proxy.stop()
+
+
+@pytest.fixture
+def own(engines: tuple[Engine, Engine], started: list[Engine | Fairlead]) -> Iterator[OwnFairlead]:
+    """`own("--policy", "random")`: a fairlead for one test, one that knows nothing yet or that is going to end."""
+    if DIRECT:
+        pytest.skip("FAIRLEAD_LIVE_DIRECT is set, and this test is about fairlead")
+    urls = [engine.url for engine in engines]
+    mine: list[Fairlead] = []
+
+    def make(*options: str) -> Fairlead:
+        proxy = Fairlead("fairlead-own", *urls, options=options)
+        mine.append(proxy)
+        proxy.start()
+        proxy.wait_until_up(*urls)
+        started.append(proxy)
+        return proxy
+
+    try:
+        yield make
+    finally:
+        for proxy in mine:
+            proxy.stop()
 
 
 @pytest.fixture(scope="session")

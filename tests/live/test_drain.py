@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from .balancer import Fairlead
 from .client import BROKEN, DONE, Answer, call, chat, streaming
-from .conftest import DIRECT
-from .engines import Engine
+from .conftest import OwnFairlead
 from .waiting import wait_for
 
 pytestmark = pytest.mark.live
 
 CHAT = "/v1/chat/completions"
-
-
-@pytest.fixture
-def own(engines: tuple[Engine, Engine]) -> Iterator[Fairlead]:
-    """A fairlead of this test alone, since it is going to end."""
-    if DIRECT:
-        pytest.skip("FAIRLEAD_LIVE_DIRECT is set, and this test is about fairlead")
-    proxy = Fairlead("fairlead-drained", *(engine.url for engine in engines))
-    try:
-        proxy.start()
-        proxy.wait_until_up(*(engine.url for engine in engines))
-        yield proxy
-    finally:
-        proxy.stop()
 
 
 def takes_new_requests(proxy: Fairlead) -> bool:
@@ -39,40 +23,44 @@ def takes_new_requests(proxy: Fairlead) -> bool:
         return False
 
 
-def test_a_stream_in_progress_is_finished(own: Fairlead) -> None:
-    with streaming(own.url + CHAT, chat(max_tokens=250, stream=True)) as answer:
+def test_a_stream_in_progress_is_finished(own: OwnFairlead) -> None:
+    proxy = own()
+    with streaming(proxy.url + CHAT, chat(max_tokens=250, stream=True)) as answer:
         events = answer.events()
         first = [next(events) for _ in range(3)]
-        own.terminate()
-        wait_for("fairlead to take no new requests", lambda: not takes_new_requests(own), seconds=3.0)
-        assert own.is_running()
+        proxy.terminate()
+        wait_for("fairlead to take no new requests", lambda: not takes_new_requests(proxy), seconds=3.0)
+        assert proxy.is_running()
         rest = list(events)
     assert rest[-1] == DONE
     assert len(first) + len(rest) >= 200  # a token is seldom without text of its own
-    assert own.exit_code(seconds=10.0) == 0
+    assert proxy.exit_code(seconds=10.0) == 0
 
 
-def test_a_plain_request_in_progress_is_finished(own: Fairlead) -> None:
+def test_a_plain_request_in_progress_is_finished(own: OwnFairlead) -> None:
+    proxy = own()
     with ThreadPoolExecutor(1) as client:
-        asked = client.submit(call, "POST", own.url + CHAT, chat(max_tokens=120))
-        wait_for("the request to be on its way", lambda: own.inflight() == 1, seconds=10.0)
-        own.terminate()
+        asked = client.submit(call, "POST", proxy.url + CHAT, chat(max_tokens=120))
+        wait_for("the request to be on its way", lambda: proxy.inflight() == 1, seconds=10.0)
+        proxy.terminate()
         answer: Answer = asked.result()
     assert answer.status == 200
     assert answer.json()["usage"]["completion_tokens"] == 120
-    assert own.exit_code(seconds=10.0) == 0
+    assert proxy.exit_code(seconds=10.0) == 0
 
 
-def test_with_nothing_to_do_it_ends_at_once(own: Fairlead) -> None:
-    assert call("POST", own.url + CHAT, chat(max_tokens=1)).status == 200
-    own.terminate()
-    assert own.exit_code(seconds=5.0) == 0
+def test_with_nothing_to_do_it_ends_at_once(own: OwnFairlead) -> None:
+    proxy = own()
+    assert call("POST", proxy.url + CHAT, chat(max_tokens=1)).status == 200
+    proxy.terminate()
+    assert proxy.exit_code(seconds=5.0) == 0
 
 
-def test_its_log_holds_no_accidents(own: Fairlead) -> None:
-    assert call("POST", own.url + CHAT, chat(max_tokens=1)).status == 200
-    own.terminate()
-    own.exit_code(seconds=5.0)
-    log = own.log.read_text(errors="replace")
+def test_its_log_holds_no_accidents(own: OwnFairlead) -> None:
+    proxy = own()
+    assert call("POST", proxy.url + CHAT, chat(max_tokens=1)).status == 200
+    proxy.terminate()
+    proxy.exit_code(seconds=5.0)
+    log = proxy.log.read_text(errors="replace")
     for accident in ("Traceback", "never retrieved", "was destroyed", "never awaited", "ResourceWarning"):
         assert accident not in log

@@ -22,7 +22,7 @@ from .waiting import wait_for
 
 pytestmark = pytest.mark.live
 
-TOKENS = 150
+TOKENS = 100
 STREAMS = 28
 PLAIN = 12  # with the streams more than the 32 that both engines run at a time: some wait in a queue
 CHAT = "/v1/chat/completions"
@@ -111,9 +111,16 @@ def run_outage(fairlead: Fairlead, alive: Engine, dead: Engine) -> Outage:
             seconds=20.0,
         )
         dead.kill()
-        during = [plain_one(url, number) for number in range(4)]
-        during += [stream_one(url, number) for number in range(4)]
-        return Outage(dead, alive, [one.result() for one in streams], [one.result() for one in plain], during)
+        with ThreadPoolExecutor(8) as more:
+            during = [more.submit(plain_one, url, number) for number in range(4)]
+            during += [more.submit(stream_one, url, number) for number in range(4)]
+        return Outage(
+            dead,
+            alive,
+            [one.result() for one in streams],
+            [one.result() for one in plain],
+            [one.result() for one in during],
+        )
 
 
 def test_requests_without_a_byte_of_answer_finish_on_the_other_engine(outage: Outage) -> None:
@@ -137,7 +144,11 @@ def test_requests_that_come_after_the_death_all_succeed(outage: Outage) -> None:
 
 
 def test_the_admin_port_shows_the_engine_down(outage: Outage, fairlead: Fairlead) -> None:
-    wait_for("the dead engine to be shown down", lambda: not fairlead.up()[outage.dead.url], seconds=30.0)
+    wait_for(
+        "the dead engine to be shown down",
+        lambda: fairlead.backends()[outage.dead.url]["state"] == "down" and not fairlead.up()[outage.dead.url],
+        seconds=30.0,
+    )
     assert fairlead.up()[outage.alive.url]
     assert fairlead.get("/readyz").status == 200
     assert call("GET", f"{fairlead.url}/health").status == 200

@@ -1,6 +1,7 @@
 """How does a live test wait for something that another process does?
 
-It looks again and again until a deadline, and says what it saw last: never a bare sleep, never forever.
+It looks again and again until a deadline, and says what it saw last: never a bare sleep, never forever. Both helpers
+count in real time, since engines do.
 """
 
 from __future__ import annotations
@@ -45,4 +46,12 @@ def wait_for(
         if tell is not None and now - told > PROGRESS_SECONDS:
             tell(f"{what}: {now - begun:.0f} s")
             told = now
+        time.sleep(pause)
+
+
+def holds_for(what: str, look: Callable[[], bool], *, seconds: float, pause: float = 0.1) -> None:
+    """`look` is true now and stays so: for things that a slow part of fairlead might still spoil."""
+    begun = time.monotonic()
+    while (passed := time.monotonic() - begun) < seconds:
+        assert look(), f"{what}: no longer after {passed:.1f} s"
         time.sleep(pause)

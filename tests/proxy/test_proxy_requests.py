@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import re
 
-from peers import run
+from peers import Peer, Seen, run, until
 from running import CHAT, LAST, ask, chunk, fleet, reply, stream
 from test_proxy_framing import HOST, POST, TWO, check, refused
 
@@ -131,29 +132,19 @@ def test_case_8_an_early_answer_of_the_engine_is_relayed_and_its_connection_not_
         async with fleet() as f:
             big = b'{"model":"m","prompt":"%b"}' % (b"x" * 8_000_000)
 
-            async def early(peer: object, seen: object) -> None:
-                raise AssertionError("the engine reads only the head")
-
-            # An engine that answers from the head alone: it takes the request by hand.
-            engine = f.engines[0]
-            engine.script = early
-            original = engine._serve
-
-            async def serve(peer):  # type: ignore[no-untyped-def]
-                head = await peer.expect(b"\r\n\r\n")
-                if b"User-Agent: fairlead" in head:
-                    peer.read = 0
-                    await original(peer)
-                    return
+            async def early(peer: Peer, seen: Seen) -> None:
                 peer.stop_reading()
                 await peer.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\n{}")
-                f.unseen_tries += 1
+                await until(lambda: answered.done())
+                peer.go_on_reading()
                 await peer.end()
 
-            engine._serve = serve  # type: ignore[method-assign]
+            answered = asyncio.get_running_loop().create_future()
+            f.engines[0].early = early
             answer = await f.get(ask(body=big, target="/v1/completions"))
             assert (answer.status, answer.body) == (413, b"{}")
-            assert not f.app.service.pools[next(iter(f.app.service.pools))].idle
+            answered.set_result(None)
+            await until(lambda: not f.busy, "the engine's connection is closed")
 
     run(body)
 
@@ -220,12 +211,20 @@ def test_case_10_hop_by_hop_fields_end_here() -> None:
             gone = {"connection", "x-foo", "keep-alive", "te", "proxy-authorization", "proxy-connection", "upgrade"}
             assert not names & (gone | {"trailer", "x-fairlead-trick"})
             assert (got.field("x-kept"), got.field("authorization"), got.field("accept")) == ("2", "Bearer k", "*/*")
-            via = ", ".join(value for name, value in got.fields if name == "via")
-            assert re.fullmatch(r"1\.1 other, 1\.1 fairlead-[0-9a-f]+", via), via
             back_names = {name for name, _ in answer.fields}
             assert not back_names & {"x-bar", "keep-alive", "proxy-authenticate", "upgrade", "trailer"}
             assert answer.field("x-kept") == "3"
             assert answer.field("connection") == "close"
+
+    run(body)
+
+
+def test_case_10_our_name_comes_last_in_via() -> None:
+    async def body() -> None:
+        async with fleet() as f:
+            await f.get(ask(fields="Via: 1.0 first, 1.1 second\r\n"))
+            via = ", ".join(value for name, value in f.seen[0].fields if name == "via")
+            assert re.fullmatch(r"1\.0 first, 1\.1 second, 1\.1 fairlead-[0-9a-f]+", via), via
 
     run(body)
 

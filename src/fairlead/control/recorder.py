@@ -42,7 +42,7 @@ SECONDS = (
 )
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 5.0)
 MICRO = (5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2)
-MAX_DECISIONS = 2_000
+MAX_DECISIONS = 1_000  # more would fall out of the processor caches, which costs every request
 
 
 class Histogram:

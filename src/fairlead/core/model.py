@@ -55,7 +55,7 @@ class EngineStats:
     generation_tokens: float | None = None  # counter
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Usage:
     """Token counts as an engine reported them for one request."""
 

@@ -7,6 +7,7 @@ Rule 3: no figure is None because it is small: None means that there was nothing
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -74,6 +75,7 @@ class Figures:
     cached_tokens: int
     output_tokens: int
     placed: Mapping[str, int]  # requests by backend, as the balancer counted
+    failures: Mapping[str, int]  # errors by what happened
     lateness: Lateness
     complete: bool  # False: stopped before all requests were sent
 
@@ -97,6 +99,7 @@ class Figures:
             "requests": self.requests,
             "finished": self.finished,
             "errors": self.errors,
+            "failures": dict(self.failures),
             "unfinished": self.unfinished,
             "complete": self.complete,
             "seconds": round(self.seconds, 3),
@@ -122,12 +125,17 @@ def figures(
 ) -> Figures:
     """One policy's figures."""
     well = [r for r in results if r.outcome == OK]
+    failures = Counter(
+        f"status {r.status}" if r.outcome == REFUSED else "broken connection"
+        for r in results
+        if r.outcome in (BROKEN, REFUSED)
+    )
     begun = results[0].ask.at if results else 0.0
     return Figures(
         policy=policy,
         requests=len(results),
         finished=len(well),
-        errors=sum(r.outcome in (BROKEN, REFUSED) for r in results),
+        errors=sum(failures.values()),
         unfinished=sum(r.outcome in (UNFINISHED, "") for r in results),
         seconds=max((r.ask.at + r.end for r in well), default=begun) - begun,
         ttft=Spread.of([r.first_token for r in well]),
@@ -136,6 +144,7 @@ def figures(
         cached_tokens=sum(r.cached_tokens for r in well),
         output_tokens=sum(r.output_tokens for r in well),
         placed=dict(placed),
+        failures=dict(failures),
         lateness=lateness,
         complete=complete,
     )

@@ -53,10 +53,7 @@ ROUTES: Final[dict[bytes, tuple[str, bool]]] = {
 _TRITON: Final = re.compile(rb"/v2/models/([^/]{1,256})(?:/versions/[^/]{1,64})?/(generate|generate_stream|infer)")
 _INLINE: Final = re.compile(rb";base64,[A-Za-z0-9+/=]*")
 
-_USAGE: Final = re.compile(
-    rb'"(prompt_tokens|input_tokens|completion_tokens|output_tokens|cached_tokens|cache_read_input_tokens)"'
-    rb"\s*:\s*(\d{1,12})"
-)
+_NUMBER: Final = re.compile(rb"\s*:\s*(\d{1,12})")
 USAGE_TAIL: Final = 4_096  # bytes of an answer's end in which `usage` is looked for
 
 _NONE = msgspec.Raw(b"null")
@@ -66,30 +63,36 @@ class BadBody(Exception):
     """A body that cannot be read; the message says what to do."""
 
 
-class _Body(msgspec.Struct):
+class _Chat(msgspec.Struct):
+    """What most requests hold, and no more: fewer fields are decoded faster."""
+
     model: Any = None
     messages: msgspec.Raw = _NONE
     system: msgspec.Raw = _NONE
     tools: msgspec.Raw = _NONE
-    prompt: msgspec.Raw = _NONE
     input: msgspec.Raw = _NONE
-    inputs: msgspec.Raw = _NONE
-    text_input: msgspec.Raw = _NONE
-    text: msgspec.Raw = _NONE
-    documents: msgspec.Raw = _NONE
     stream: Any = None
     max_tokens: Any = None
     max_completion_tokens: Any = None
     max_output_tokens: Any = None
-    n_predict: Any = None
     n: Any = None
     stream_options: Any = None
-    parameters: Any = None
-    sampling_params: Any = None
     options: Any = None
 
 
+class _Body(_Chat):
+    prompt: msgspec.Raw = _NONE
+    inputs: msgspec.Raw = _NONE
+    text_input: msgspec.Raw = _NONE
+    text: msgspec.Raw = _NONE
+    documents: msgspec.Raw = _NONE
+    n_predict: Any = None
+    parameters: Any = None
+    sampling_params: Any = None
+
+
 _decode = msgspec.json.Decoder(_Body).decode
+_decode_chat = msgspec.json.Decoder(_Chat).decode
 
 
 def route_of(path: bytes) -> tuple[str, bool, str | None] | None:
@@ -114,17 +117,17 @@ def read_facts(path: bytes, body: bytes, prefixes: bool) -> Facts | None:
         return None
     kind, needs_model, model = route
     try:
-        fields = _decode(body)
+        fields = _decode_chat(body) if kind == Kind.CHAT else _decode(body)
     except msgspec.ValidationError:
         raise BadBody("the body is JSON, but not an object: send {...}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         # msgspec's messages give positions, never text of the body.
         raise BadBody(f"the body is not valid JSON: {problem}") from None
     if model is None and fields.model is not None:
-        if not isinstance(fields.model, str) or not fields.model:
-            raise BadBody("`model` is not a name: send a non-empty string")
         model = fields.model
-    facts = Facts(kind=kind, model=model, needs_model=needs_model)
+        if not isinstance(model, str) or not model:
+            raise BadBody("`model` is not a name: send a non-empty string")
+    facts = Facts(kind, model, needs_model)
     if kind == Kind.CHEAP:
         return facts
     facts.stream = fields.stream is True or path.endswith(b"generate_stream")
@@ -133,53 +136,48 @@ def read_facts(path: bytes, body: bytes, prefixes: bool) -> Facts | None:
         if type(fields.n) is int and 1 < fields.n <= 128:
             facts.n = fields.n
         options = fields.stream_options
-        facts.wants_usage = isinstance(options, dict) and options.get("include_usage") is True
-    _measure(fields, facts, body, prefixes)
+        facts.wants_usage = options is not None and isinstance(options, dict) and options.get("include_usage") is True
+    if fields.messages is not _NONE and fields.tools is _NONE and fields.system is _NONE:
+        prompt = [fields.messages]  # the common case
+    else:
+        prompt = [raw for raw in (fields.tools, fields.system, fields.messages, fields.input) if raw is not _NONE]
+        if isinstance(fields, _Body):
+            others = (fields.prompt, fields.inputs, fields.text_input, fields.text, fields.documents)
+            prompt += [raw for raw in others if raw is not _NONE]
+            if len(prompt) == 1 and _ids(prompt[0], facts):
+                if prefixes:
+                    facts.prefixes = hash_prefixes(bytes(prompt[0]))
+                return facts
+    _measure(prompt, facts, body, prefixes)
     return facts
 
 
-def _limit(fields: _Body) -> int | None:
+def _limit(fields: _Chat) -> int | None:
     """The client's own limit on output tokens, wherever its dialect puts it."""
-    for value in (fields.max_completion_tokens, fields.max_tokens, fields.max_output_tokens, fields.n_predict):
-        if type(value) is int and value > 0:
-            return min(value, MAX_TOKENS)
-    for nested in (fields.parameters, fields.sampling_params, fields.options):
-        if isinstance(nested, dict):
-            for name in ("max_tokens", "max_new_tokens", "num_predict"):
-                value = nested.get(name)
-                if type(value) is int and value > 0:
-                    return min(value, MAX_TOKENS)
-    return None
+    value = fields.max_completion_tokens or fields.max_tokens or fields.max_output_tokens
+    nested: tuple[Any, ...] = (fields.options,)
+    if isinstance(fields, _Body):
+        value = value or fields.n_predict
+        nested = (fields.parameters, fields.sampling_params, fields.options)
+    if value is None:
+        for table in nested:
+            if isinstance(table, dict):
+                value = table.get("max_tokens") or table.get("max_new_tokens") or table.get("num_predict")
+                if value:
+                    break
+    return min(value, MAX_TOKENS) if type(value) is int and value > 0 else None
 
 
-def _measure(fields: _Body, facts: Facts, body: bytes, prefixes: bool) -> None:
+def _measure(prompt: list[msgspec.Raw], facts: Facts, body: bytes, prefixes: bool) -> None:
     """Length of the prompt and hashes of its beginnings, from the bytes as they stand in the body."""
-    parts = [raw for raw in (fields.tools, fields.system, fields.messages) if raw is not _NONE]
-    if facts.kind != Kind.CHAT or not parts:
-        parts += [
-            raw
-            for raw in (
-                fields.prompt,
-                fields.input,
-                fields.inputs,
-                fields.text_input,
-                fields.text,
-                fields.documents,
-            )
-            if raw is not _NONE
-        ]
-        if len(parts) == 1 and _ids(parts[0], facts):
-            if prefixes:
-                facts.prefixes = hash_prefixes(bytes(parts[0]))
-            return
     size = 0
-    for raw in parts:
+    for raw in prompt:
         size += len(raw)
     if size > IMAGE_BYTES and b";base64," in body:
         size -= sum(max(len(m.group()) - IMAGE_BYTES, 0) for m in _INLINE.finditer(body))
     facts.prompt_bytes = max(size, 0)
-    if prefixes and parts:
-        facts.prefixes = hash_prefixes(bytes(parts[0]) if len(parts) == 1 else b"".join(bytes(p) for p in parts))
+    if prefixes and prompt:
+        facts.prefixes = hash_prefixes(b"".join([bytes(raw) for raw in prompt]))
 
 
 def _ids(raw: msgspec.Raw, facts: Facts) -> bool:
@@ -219,14 +217,23 @@ def read_usage(tail: bytes) -> Usage | None:
     at = tail.rfind(b'"usage"')
     if at < 0:
         return None
-    prompt = output = 0
-    cached: int | None = None
-    found = _USAGE.findall(tail, at)
-    for name, digits in found:
-        if name == b"prompt_tokens" or name == b"input_tokens":
-            prompt = int(digits)
-        elif name == b"completion_tokens" or name == b"output_tokens":
-            output = int(digits)
-        else:
-            cached = int(digits)
-    return Usage(prompt, output, cached) if found else None
+    prompt = _number(tail, b'"prompt_tokens"', at)
+    if prompt is not None:
+        output = _number(tail, b'"completion_tokens"', at)
+        cached = _number(tail, b'"cached_tokens"', at)
+    else:
+        prompt = _number(tail, b'"input_tokens"', at)
+        output = _number(tail, b'"output_tokens"', at)
+        cached = _number(tail, b'"cache_read_input_tokens"', at)
+        if prompt is None and output is None:
+            return None
+    return Usage(prompt or 0, output or 0, cached)
+
+
+def _number(tail: bytes, name: bytes, at: int) -> int | None:
+    """The whole number that follows a key, wherever it stands behind `at`."""
+    found = tail.find(name, at)
+    if found < 0:
+        return None
+    match = _NUMBER.match(tail, found + len(name))
+    return int(match[1]) if match is not None else None

@@ -41,8 +41,6 @@ class Backend:
         "slowdown",
         "speed_observed",
         "speed_predicted",
-        "speed_samples",
-        "speed_updated_at",
         "stats",
         "unseen_new",
         "unseen_old",
@@ -96,8 +94,6 @@ class Backend:
         # learned speed: see speeds.py
         self.speed_observed = 0.0
         self.speed_predicted = 0.0
-        self.speed_samples = 0.0
-        self.speed_updated_at = 0.0
         self.slowdown = 1.0  # observed over predicted time, against the fleet's mean: 2 = half as fast
         self.capacity = self.weight  # relative speed, the fleet's mean is 1; the weight where one is set
 

@@ -45,52 +45,44 @@ def prefill_seconds(uncached: int, step: float) -> float:
 class Speeds:
     """Learns slowdowns from finished requests and writes `slowdown` and `capacity` of the backends."""
 
-    __slots__ = ("_mean_predicted", "_samples")
+    __slots__ = ("_mean_predicted", "_refreshed_at", "_samples")
 
     def __init__(self) -> None:
         self._mean_predicted = 0.0  # of one request, decayed
         self._samples = 0.0
+        self._refreshed_at = float("-inf")
 
     def close(self, lease: Lease, output_tokens: int, cached_tokens: int, now: float) -> None:
         """Learn from a request that ended well at `now`."""
         backend = lease.backend
-        uncached = max(lease.prompt_tokens - cached_tokens, 1)
-        predicted = prefill_seconds(uncached, lease.predicted_step)
-        # Without a first token to observe (answers in one piece) the queue before it counts as well.
-        if lease.first_token_at:
-            # Prefills of one engine go one after the other: the wait behind another one is not ours.
-            observed = lease.first_token_at - max(lease.opened_at, lease.previous_first_token_at)
-            observed += now - lease.first_token_at
-        else:
-            observed = now - lease.opened_at
+        step = lease.predicted_step
+        predicted = prefill_seconds(max(lease.prompt_tokens - cached_tokens, 1), step)
         if output_tokens > 1:
-            predicted += (output_tokens - 1) * lease.predicted_step
-        fade = exp(-max(now - backend.speed_updated_at, 0.0) / MEMORY_SECONDS)
-        backend.speed_updated_at = now
-        backend.speed_observed = backend.speed_observed * fade + observed
-        backend.speed_predicted = backend.speed_predicted * fade + predicted
-        backend.speed_samples = backend.speed_samples * fade + 1.0
+            predicted += (output_tokens - 1) * step
+        began = lease.opened_at
+        if lease.first_token_at and lease.previous_first_token_at > began:
+            # Prefills of one engine go one after the other: the wait behind another one is not ours.
+            # (Without a first token to observe, as with answers in one piece, the wait counts.)
+            began = lease.previous_first_token_at
+        backend.speed_observed += now - began
+        backend.speed_predicted += predicted
         self._mean_predicted = self._mean_predicted * 0.99 + predicted
         self._samples = self._samples * 0.99 + 1.0
 
     def refresh(self, backends: Iterable[Backend], now: float) -> None:
-        """Recompute slowdowns and capacities; called by the balancer's tick, not per request."""
+        """Forget a little and work out slowdowns and capacities; by the balancer's tick, not per request."""
         backends = list(backends)
-        if self._samples:
-            self._learn(backends, now)
-        weighted = any(b.weight_set for b in backends)
-        for b in backends:
-            # A weight that somebody set says what to believe; learned speeds serve those who set none.
-            b.capacity = b.weight if weighted else 1.0 / b.slowdown
-
-    def _learn(self, backends: list[Backend], now: float) -> None:
-        fades = [exp(-max(now - b.speed_updated_at, 0.0) / MEMORY_SECONDS) for b in backends]
+        fade = exp(-max(now - self._refreshed_at, 0.0) / MEMORY_SECONDS) if self._samples else 0.0
+        self._refreshed_at = now
         # Each backend counts once in the mean, however much traffic it gets.
         known = [b.speed_observed / b.speed_predicted for b in backends if b.speed_predicted > 0.0]
-        if not known:
-            return
-        mean = sum(known) / len(known)
-        prior = PRIOR_REQUESTS * self._mean_predicted / self._samples
-        for b, fade in zip(backends, fades, strict=True):
-            ratio = (b.speed_observed * fade + prior * mean) / (b.speed_predicted * fade + prior)
-            b.slowdown = ratio / mean if mean > 0.0 else 1.0
+        mean = sum(known) / len(known) if known else 0.0
+        prior = PRIOR_REQUESTS * self._mean_predicted / self._samples if self._samples else 0.0
+        weighted = any(b.weight_set for b in backends)
+        for b in backends:
+            if mean > 0.0:
+                b.slowdown = (b.speed_observed + prior * mean) / ((b.speed_predicted + prior) * mean)
+                b.speed_observed *= fade
+                b.speed_predicted *= fade
+            # A weight that somebody set says what to believe; learned speeds serve those who set none.
+            b.capacity = b.weight if weighted else 1.0 / b.slowdown

@@ -11,22 +11,12 @@ begun=$SECONDS
 
 say() { printf 'engines: %s\n' "$*"; }
 
+"$root/scripts/venv.sh"
 "$here/setup.sh"
 
-python=$root/.venv/bin/python
 export PYTHONPATH=$root/src${PYTHONPATH:+:$PYTHONPATH} # this tree is what is tested, whatever else is installed
-needed='aiohttp, anthropic, click, fairlead, msgspec, openai, prometheus_client, pytest, pytest_timeout, rich, uvloop, xxhash, yaml'
-if ! "$python" -c "import $needed" 2>/dev/null; then
-  say "installing fairlead with what its tests need into $root/.venv ..."
-  [[ -x $python ]] || "${PYTHON:-python3.11}" -m venv "$root/.venv"
-  "$python" -m pip install --disable-pip-version-check --quiet --editable "$root[dev]" || {
-    say "that did not work; see pip's message above" >&2
-    exit 1
-  }
-fi
-
 cd "$root"
 code=0
-FAIRLEAD_LIVE=1 "$python" -m pytest tests/live -m live "$@" || code=$?
+FAIRLEAD_LIVE=1 .venv/bin/python -m pytest tests/live -m live "$@" || code=$?
 say "$((SECONDS - begun)) s in all; what the engines and fairlead wrote is in ${FAIRLEAD_ENGINES_HOME:-$root/.engines}/logs"
 exit "$code"

@@ -48,7 +48,7 @@ def said(problems: list[Problem]) -> list[str]:
         ("policy: least_connection", "1: policy: expected one of least_pending_tokens, least_waiting, "
          "least_connections, power_of_two, prefix_hash, session, round_robin, random, "
          "got 'least_connection' (did you mean 'least_connections'?)"),
-        ("policy: {name: session, replicas: 9}", "1: policy.replicas: 'replicas' belongs to 'prefix_hash', "
+        ("policy: {name: session, load_factor: 2}", "1: policy.load_factor: 'load_factor' belongs to 'prefix_hash', "
          "and the name here is 'session' (leave it away, or set name: prefix_hash)"),
         ("policy: {name: session, header: null}", "1: policy: the session policy needs something that names "
          "the session (set header, cookie or body_field)"),

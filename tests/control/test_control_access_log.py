@@ -75,14 +75,12 @@ def test_hostile_text_stays_on_its_line(field: str, text: str) -> None:
     assert json.loads(line)[field] == text
 
 
-@pytest.mark.xfail(reason="control/access_log.py: a blank in a model name is not escaped", strict=False)
 def test_a_model_name_cannot_pretend_to_be_other_fields() -> None:
     plain = text_line(record(model="m"), WALL)
     forged = text_line(record(model="m tries=1 outcome=ok id=forged"), WALL)
     assert len(forged.split(" ")) == len(plain.split(" "))
 
 
-@pytest.mark.xfail(reason="control/recorder.py: model and path are kept as long as a client sends them", strict=False)
 def test_a_huge_model_name_does_not_fill_log_and_memory() -> None:
     balancer, lines = make_balancer("a"), list[str]()
     recorder = Recorder(balancer, lambda kept: lines.append(json_line(kept, WALL)))
@@ -148,7 +146,6 @@ def test_a_reader_that_stalls_costs_lines_and_nothing_else(tmp_path: Path, monke
     assert all(json.loads(line)["status"] == 200 for line in lines)
 
 
-@pytest.mark.xfail(reason="control/access_log.py: closing after a broken pipe raises in the thread", strict=False)
 def test_a_reader_that_went_away_costs_lines_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)

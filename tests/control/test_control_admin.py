@@ -76,7 +76,7 @@ def test_backends_say_what_they_are_and_why_they_are_down() -> None:
         ("GET", "/api/backends/b0/x", 404, "no such page here"),
         ("POST", "/healthz", 405, "allowed here: GET"),
         ("DELETE", "/api/decisions", 405, "allowed here: GET"),
-        ("GET", "/api/decisions?limit=0", 400, "limit: expected a number from 1 to 2000, got '0'"),
+        ("GET", "/api/decisions?limit=0", 400, "limit: expected a number from 1 to 1000, got '0'"),
         ("GET", "/api/decisions?limit=2001", 400, "got '2001'"),
         ("GET", "/api/decisions?limit=-1", 400, "got '-1'"),
         ("GET", "/api/decisions?limit=many", 400, "got 'many'"),
@@ -235,5 +235,23 @@ def test_the_docs_show_every_page_and_every_field() -> None:
                 shown = fields(await fairlead.json(page)) - set(fairlead.app.balancer.policy.term_names)
                 missing = {name for name in shown if f'"{name}"' not in text}
                 assert not missing, page
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("limit", ["9" * 5000, "\u0663"], ids=["5000 digits", "an Arabic digit"])
+def test_odd_limits_are_refused_as_well(limit: str) -> None:
+    async def body() -> None:
+        async with running("http://127.0.0.1:1") as fairlead:
+            assert (await fairlead.call("GET", f"/api/decisions?limit={limit}"))[0] == 400
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(("host", "status"), [("LOCALHOST", 200), ("[::1].evil", 403)])
+def test_hosts_are_read_whole_and_in_any_case(host: str, status: int) -> None:
+    async def body() -> None:
+        async with running("http://127.0.0.1:1") as fairlead:
+            assert (await fairlead.get("/healthz", {"Host": host}))[0] == status
 
     asyncio.run(body())

@@ -95,8 +95,8 @@ def join(
 
 def chat(prompt: int = 400, *, prefixes: tuple[int, ...] = (), session: str | None = None, **more: Any) -> Facts:
     """A streamed chat whose prompt is `prompt` bytes long."""
-    more = {"kind": Kind.CHAT, "model": MODEL, "needs_model": True, "stream": True} | more
-    return Facts(prompt_bytes=prompt, prefixes=prefixes, session=session, **more)
+    usual: dict[str, Any] = {"kind": Kind.CHAT, "model": MODEL, "needs_model": True, "stream": True}
+    return Facts(prompt_bytes=prompt, prefixes=prefixes, session=session, **(usual | more))
 
 
 def place(balancer: Balancer, facts: Facts | None = None, now: float = 0.0, tried: Collection[str] = ()) -> Lease:

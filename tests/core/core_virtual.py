@@ -8,6 +8,7 @@ Between them, the balancer is ticked ten times a second.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -144,10 +145,16 @@ class Virtual:
 
 
 def shares(done: Sequence[Done], since: float = 0.0, until: float = float("inf")) -> dict[str, float]:
-    """Every backend's share of the tokens of requests that ended in that time."""
-    work: dict[str, int] = {}
-    for one in done:
-        if since <= one.ended < until:
-            work[one.backend] = work.get(one.backend, 0) + one.ask.prompt + one.ask.output
-    total = sum(work.values())
-    return {id: tokens / total for id, tokens in sorted(work.items())}
+    """Every backend's share of the requests that ended in that time.
+
+    Not of the tokens: a prompt token costs a fraction of an output token, and a policy that knows sizes does
+    well to send the long prompts to the fast machines.
+    """
+    work = Counter(one.backend for one in done if since <= one.ended < until)
+    return {id: count / work.total() for id, count in sorted(work.items())}
+
+
+def steady(done: Sequence[Done]) -> tuple[float, float]:
+    """The part of a closed loop in which all places were taken and what can be learned was learned."""
+    last = max(one.arrived for one in done)
+    return last * 0.2, last

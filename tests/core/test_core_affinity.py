@@ -80,7 +80,9 @@ def test_a_backend_that_comes_back_gets_its_keys_back() -> None:
 
 def test_conversations_stay_where_they_began_while_they_grow() -> None:
     balancer = fleet("prefix_hash", *"abcd")
-    rng, told, where = Random(4), defaultdict(list), defaultdict(set)
+    rng = Random(4)
+    told: dict[int, list[int]] = defaultdict(list)
+    where: dict[int, set[str]] = defaultdict(set)
     for step in range(1500):
         talk = rng.randrange(40)
         if len(told[talk]) < 4:
@@ -185,7 +187,8 @@ def test_a_flood_of_prompts_does_not_slow_the_choice_or_lose_the_places() -> Non
 
 def test_a_session_stays_on_its_backend() -> None:
     balancer = fleet("session", *"abcd")
-    rng, where = Random(1), defaultdict(set)
+    rng = Random(1)
+    where: dict[str, set[str]] = defaultdict(set)
     for step in range(1000):
         name = f"s{rng.randrange(50)}"
         where[name].add(serve(balancer, chat(rng.randrange(4000), session=name), float(step)).backend.id)

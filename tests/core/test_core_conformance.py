@@ -30,6 +30,7 @@ requests = st.builds(
     prefixes=st.lists(st.integers(0, 20), max_size=4).map(tuple),
     session=st.none() | st.sampled_from(["s", "t", "u"]),
 )
+Script = list[tuple[Facts, str, float]]
 ends = st.sampled_from(["stay", "token", OK, FAILED])
 
 
@@ -63,8 +64,8 @@ def test_each_balancer_has_a_policy_with_its_own_memory(name: str) -> None:
 
 @every_policy
 @settings(derandomize=True, max_examples=40, deadline=None)
-@given(shape=backends, script=st.lists(st.tuples(requests, ends, st.floats(0, 20)), max_size=40))
-def test_any_traffic_on_any_fleet(name: str, shape: list[tuple[float | None, int | None]], script: list) -> None:  # type: ignore[type-arg]
+@given(shape=backends, script=st.lists(st.tuples(requests, ends, st.floats(0, 20)), max_size=25))
+def test_any_traffic_on_any_fleet(name: str, shape: list[tuple[float | None, int | None]], script: Script) -> None:
     balancer = fleet(Watched(make(name)), seed=3)
     for i, (weight, limit) in enumerate(shape):
         join(balancer, f"b{i}", weight=weight, max_connections=limit)
@@ -75,9 +76,9 @@ def test_any_traffic_on_any_fleet(name: str, shape: list[tuple[float | None, int
         lease = balancer.assign(facts, now)
         if not isinstance(lease, Lease):
             assert lease.code == "at_capacity"
-            assert all(
-                b.max_connections is not None and b.inflight >= b.max_connections for b in balancer.backends.values()
-            )
+            for b in balancer.backends.values():
+                full = b.max_connections is not None and b.inflight >= b.max_connections
+                assert full or b.passive.ejected(now)
             continue
         backend = lease.backend
         assert lease.candidates[lease.choice.index] is backend

@@ -32,7 +32,7 @@ def is_there(pid: int) -> bool:
 
 def test_it_runs_compares_and_leaves_nothing_behind() -> None:
     arguments = ["--seconds", "2", *SHORT, "--policy", "least_connections", "--json"]
-    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["emulated"] is True and told["complete"] is True
@@ -66,7 +66,7 @@ def test_an_interrupt_prints_what_was_measured_and_ends_the_children() -> None:
         children = children_of(process.pid)
         assert len(children) == 2  # engines, balancer
         process.send_signal(signal.SIGINT)
-        said, errors = process.communicate(timeout=20)
+        said, errors = process.communicate(timeout=60)
     finally:
         process.kill()
         process.communicate()

@@ -15,14 +15,12 @@ from fairlead.demo.figures import Figures, Lateness, figures, percentile, times_
 from fairlead.demo.report import compare, conclusions
 from fairlead.demo.timeline import Timeline
 from fairlead.demo.words import seconds, time_left, two_lines
-from fairlead.demo.workload import Ask
 
 PLACED = {"h100-1": 3, "h100-2": 1, "a100-1": 0, "a100-2": 0}
 
 
 def result(at: float, outcome: str, first: float = 0.1, end: float = 1.0, status: int = 200) -> Result:
-    ask = Ask(at, b"", 100, 10, "t", "c", 1)
-    return Result(ask, outcome, status, first, end, prompt_tokens=100, cached_tokens=25, output_tokens=10)
+    return Result(at, outcome, status, first, end, prompt_tokens=100, cached_tokens=25, output_tokens=10)
 
 
 def made(policy: str, first: float, end: float, late: Lateness | None = None) -> Figures:
@@ -86,7 +84,8 @@ def test_a_busy_machine_is_noticed() -> None:
 def test_whatever_wins_is_named() -> None:
     done = [made("round_robin", 0.1, 1.0), made("prefix_hash", 0.4, 4.0)]
     first, second = conclusions(done)
-    assert first.startswith("round_robin brought the first token soonest: 100 ms on average, 4.0 times")
+    assert first.startswith("round_robin brought the first token soonest: after 100 ms on average;")
+    assert first.endswith("with prefix_hash it took 400 ms, 4.0 times as long.")
     assert "4.00 s and more with prefix_hash" in second
     assert conclusions([made("a", 0.1, 1.0), made("b", 0.1, 1.0)]) == [
         "No policy was clearly ahead in time to first token."

@@ -5,9 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from fairlead.demo.workload import LEAST, LONGEST, MOST, SHORTEST, make_workload
+from fairlead.demo.workload import LEAST, LONGEST, MOST, SHORTEST, Ask, workload
 from fairlead.emulator.asks import chat
 from fairlead.emulator.text import output_text, output_words, seed_of, token_count
+
+
+def make_workload(seed: int, seconds: float, rate: float) -> list[Ask]:
+    return list(workload(seed, seconds, rate))
 
 
 def test_the_same_seed_gives_the_same_bytes_at_the_same_times() -> None:
@@ -24,7 +28,7 @@ def test_a_longer_run_begins_like_a_shorter_one() -> None:
 def test_arrivals_and_lengths_keep_within_what_is_promised(seed: int) -> None:
     asks = make_workload(seed, 40.0, 20.0)
     assert [ask.at for ask in asks] == sorted(ask.at for ask in asks)
-    assert 0 < asks[0].at and asks[-1].at < 40.0
+    assert asks[0].at > 0 and asks[-1].at < 40.0
     assert 650 < len(asks) < 950  # a Poisson number with mean 800
     assert all(SHORTEST <= ask.prompt_tokens <= LONGEST for ask in asks)
     assert all(LEAST <= ask.output_tokens <= MOST for ask in asks)
@@ -41,8 +45,8 @@ def test_lengths_are_those_that_an_emulated_engine_counts() -> None:
 
 
 def test_a_turn_begins_with_the_turn_before_it_and_the_engines_own_answer() -> None:
-    seed, before = 5, {}
-    later = 0
+    seed, later = 5, 0
+    before: dict[str, tuple[bytes, int]] = {}
     for ask in make_workload(seed, 20.0, 10.0):
         (prompt,) = chat(ask.body).prompts
         known = before.get(ask.conversation)

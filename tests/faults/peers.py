@@ -301,7 +301,11 @@ async def dial(address: tuple[str, int], receive_buffer: int | None = None) -> P
     sock.setblocking(False)
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    await loop.sock_connect(sock, address)
+    try:
+        await loop.sock_connect(sock, address)
+    except BaseException:
+        sock.close()
+        raise
     _, peer = await loop.create_connection(Peer, sock=sock)
     return peer
 
@@ -349,6 +353,13 @@ class Engine:
         self._server.close()
         self._server = None
         await asyncio.sleep(0)
+
+    async def kill(self) -> None:
+        """Stop listening and break every connection, as a process that is killed does."""
+        await self.refuse()
+        for peer in self.peers:
+            if not peer.lost:
+                peer.reset()
 
     def _connected(self, peer: Peer) -> None:
         peer.number = len(self.peers)

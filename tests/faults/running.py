@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from peers import Answer, Engine, Peer, Play, Script, Seen, dial, until
+
 from fairlead.config.build import App, Bound
 from fairlead.config.load import parse
 from fairlead.config.schema import Config
-from peers import Answer, Engine, Peer, Play, Script, Seen, dial, until
 
 CHAT = "/v1/chat/completions"
 

@@ -179,7 +179,6 @@ def test_a_page_in_trouble_from_the_start_does_not_keep_an_unknown_engine_out(
     asyncio.run(body())
 
 
-@pytest.mark.xfail(reason="feeds/watch.py: the problem is forgotten while the next reading is under way", strict=False)
 def test_the_problem_is_still_told_while_the_next_reading_hangs() -> None:
     async def body() -> None:
         async with engine() as one:

@@ -253,7 +253,9 @@ def test_chunked_bodies_go_on_with_their_length() -> None:
         async with fleet() as f:
             said = b'{"model":"m","messages":[{"role":"user","content":"%b"}]}' % (b"hello " * 50)
             head = POST + HOST + b"X-Nonce: c\r\nTransfer-Encoding: chunked\r\n\r\n"
-            pieces = b"".join(b"%X;ext=1\r\n%b\r\n" % (len(said[i : i + 7]), said[i : i + 7]) for i in range(0, len(said), 7))
+            pieces = b"".join(
+                b"%X;ext=1\r\n%b\r\n" % (len(said[i : i + 7]), said[i : i + 7]) for i in range(0, len(said), 7)
+            )
             trailers = b"0\r\nContent-Length: 3\r\nHost: evil\r\nAuthorization: x\r\nX-Trailer: 1\r\n\r\n"
             client = await f.dial()
             await client.send(head + pieces + trailers + ask("next"))

@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "core": ("core",),
     "wire": ("wire", "core.model"),
     "engines": ("engines", "core.model"),
-    **{name: (*PURE_EMULATOR, "core.model") for name in PURE_EMULATOR},
+    **dict.fromkeys(PURE_EMULATOR, (*PURE_EMULATOR, "core.model")),
     "emulator": ("emulator", "core.model"),
     "feeds": ("feeds", "core", "engines"),
     # hosts: each knows the brain and the wire, none knows another

@@ -32,7 +32,7 @@ def test_the_default_policy_is_one() -> None:
 
 
 def test_engines_offered_are_the_dialects_there_are() -> None:
-    assert schema.ENGINES == ("auto", *NAMES)
+    assert ("auto", *NAMES) == schema.ENGINES
 
 
 def test_retry_reasons_offered_are_the_reasons_there_are() -> None:

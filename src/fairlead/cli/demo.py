@@ -154,7 +154,7 @@ async def _keep(demo: Demo, console: Console, policy: str) -> None:
 
 def _addresses(balancer: Child, engines: Sequence[str], policy: str) -> list[str]:
     url, admin = balancer.ready["url"], balancer.ready["admin"]
-    body = '{"messages": [{"role": "user", "content": "hello"}], "max_tokens": 20}'
+    body = '{"messages": [{"role": "user", "content": "hello"}]}'
     return [
         "",
         f"Still running with {policy} and light load, until Ctrl-C. In another terminal:",

@@ -6,7 +6,11 @@ Never in it: prompts, keys, bodies. What came from clients is escaped.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import queue
+import re
+import stat
 import sys
 import threading
 import time
@@ -21,11 +25,14 @@ MAX_BATCHES = 256  # batches that may wait for the thread
 MAX_BATCH = 4_096  # records in one; written at each tick of the wheel or when full
 
 
+_SPECIAL = re.compile(r'[\s"=\\]')
+
+
 def _clean(text: str) -> str:
-    """Text from a client, fit for one line of a log."""
-    return (
-        text if text.isprintable() and '"' not in text else text.encode("unicode_escape").decode().replace('"', '\\"')
-    )
+    """Text from a client, fit for one field of a line: nothing in it can look like another field."""
+    if text.isprintable() and not _SPECIAL.search(text):
+        return text
+    return _SPECIAL.sub(lambda m: f"\\x{ord(m[0]):02x}", text.encode("unicode_escape").decode())
 
 
 def text_line(record: Record, wall: float) -> str:
@@ -74,6 +81,12 @@ def _or_dash(value: int | None) -> str:
     return "-" if value is None else str(value)
 
 
+def _open(path: str) -> IO[str]:
+    """The file to append to. A named pipe without a reader is opened too, instead of waiting for one."""
+    mode = os.O_RDWR if os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode) else os.O_WRONLY
+    return open(os.open(path, mode | os.O_APPEND | os.O_CREAT, 0o640), "w", encoding="utf-8")
+
+
 class AccessLog:
     """Takes records on the loop, writes lines in a thread. `clock` is the host clock of the records' times."""
 
@@ -81,7 +94,7 @@ class AccessLog:
         """`path` "-" is standard output. OSError when the file cannot be opened."""
         self._clock = clock
         self._render = json_line if format == "json" else text_line
-        self._file: IO[str] = sys.stdout if path == "-" else open(path, "a", encoding="utf-8")  # noqa: SIM115
+        self._file = sys.stdout if path == "-" else _open(path)
         self._batch: list[Record] = []
         self._queue: queue.Queue[tuple[float, list[Record]] | None] = queue.Queue(MAX_BATCHES)
         self.dropped = 0
@@ -122,4 +135,5 @@ class AccessLog:
             except (OSError, ValueError):
                 self.dropped += len(batch)
         if self._file is not sys.stdout:
-            self._file.close()
+            with contextlib.suppress(OSError):  # its reader may be gone
+                self._file.close()

@@ -1,13 +1,14 @@
 """The admin listener: health, metrics and the API. Separate from the data port, loopback unless told otherwise.
 
-Read-only. A browser page from elsewhere must not read it through a rebound DNS name, so requests whose Host is
-neither an address nor localhost are refused.
+Read-only. A browser page from elsewhere must not read it through a rebound DNS name, so on loopback requests
+whose Host is neither an address nor localhost are refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -19,7 +20,9 @@ from fairlead.config.schema import Address, Config
 from fairlead.control.metrics import CONTENT_TYPE, MetricsPage
 from fairlead.control.views import Views
 
-MAX_LISTED = 2_000
+MAX_LISTED = 1_000
+
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+))(?::[0-9]{1,5})?")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -33,9 +36,23 @@ def _error(status: int, message: str) -> web.Response:
     return _json({"error": {"message": message}}, status)
 
 
-def _host_is_address(host: str) -> bool:
-    name = host.rsplit("]", 1)[0].lstrip("[") if host.startswith("[") else host.rsplit(":", 1)[0]
-    if name in ("localhost", ""):
+def _is_local(host: str) -> bool:
+    """Is it a loopback address or localhost?"""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _asked_by_address(header: str) -> bool:
+    """Does a Host header name an address or localhost, and not a name that could be rebound?"""
+    match = _HOST.fullmatch(header)
+    if match is None:
+        return False
+    name = match[1] or match[2]
+    if name.lower() == "localhost":
         return True
     try:
         ipaddress.ip_address(name)
@@ -44,11 +61,13 @@ def _host_is_address(host: str) -> bool:
     return True
 
 
-def _check_host(allowed: str) -> Any:
+def _guard(bound: str) -> Any:
+    """Only where the listener is on loopback: one that is open to others is asked by whatever name it has there."""
+    local = _is_local(bound)
+
     @web.middleware
-    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        host = request.headers.get("Host", "")
-        if not _host_is_address(host) and host.rsplit(":", 1)[0] != allowed:
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if local and not _asked_by_address(request.headers.get("Host", "")):
             return _error(403, "ask this listener by its address or as localhost")
         try:
             return await handler(request)
@@ -57,7 +76,7 @@ def _check_host(allowed: str) -> Any:
         except web.HTTPMethodNotAllowed as problem:
             return _error(405, f"allowed here: {', '.join(sorted(problem.allowed_methods))}")
 
-    return check
+    return guard
 
 
 PAGES = (
@@ -77,7 +96,7 @@ class Admin:
         self._views = views
         self._metrics = metrics
         self._ready = ready
-        app = web.Application(middlewares=[_check_host(config.admin.host)])
+        app = web.Application(middlewares=[_guard(config.admin.host)])
         app.add_routes(
             [
                 web.get("/healthz", self._healthz),
@@ -119,7 +138,7 @@ class Admin:
 
     async def _decisions(self, request: web.Request) -> web.Response:
         text = request.query.get("limit", "50")
-        if not text.isdecimal() or not 1 <= int(text) <= MAX_LISTED:
+        if not (text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= MAX_LISTED):
             return _error(400, f"limit: expected a number from 1 to {MAX_LISTED}, got {text!r:.40}")
         return _json({"decisions": self._views.decisions(int(text))})
 

@@ -97,6 +97,13 @@ class MetricsPage(Collector):
             "1 while it rests after failed requests",
             [float(b.passive.ejected(now)) for b in backends],
         )
+        yield gauge(
+            "fairlead_backend_draining", "1 when it takes no new requests", [float(b.draining) for b in backends]
+        )
+        contested = {b.id: b.contested for b in backends}
+        yield _counters(
+            "fairlead_contested_requests", "requests sent here that another could have taken", ("backend",), contested
+        )
         yield gauge("fairlead_inflight_requests", "requests in flight", [b.inflight for b in backends])
         yield gauge(
             "fairlead_pending_tokens",
@@ -130,7 +137,7 @@ class MetricsPage(Collector):
             "share of the requests of the alert window",
             [shares.get(b.id, 0.0) for b in backends],
         )
-        usable = [b for b in backends if b.up and not b.draining]
+        usable = [b for b in backends if b.up and not b.draining and not b.passive.ejected(now)]
         weights = sum(b.weight for b in usable) if any(b.weight_set for b in backends) else 0.0
         yield gauge(
             "fairlead_backend_weight_share",

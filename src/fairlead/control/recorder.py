@@ -42,6 +42,7 @@ SECONDS = (
 )
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 5.0)
 MICRO = (5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2)
+MAX_PATH = 512  # bytes of a path that are kept
 MAX_DECISIONS = 1_000  # more would fall out of the processor caches, which costs every request
 
 
@@ -84,6 +85,9 @@ class Recorder:
         self.requests: dict[tuple[str, str, int], int] = {}  # (backend, model, status)
         self.backends: dict[str, BackendNumbers] = {}
         self.errors: dict[tuple[str, str], int] = {}  # (backend, kind)
+        for id in balancer.backends:  # from the start, so that a first failure is a step from 0 to 1
+            for kind in ("connect", "timeout", "upstream_broken"):
+                self.errors[id, kind] = 0
         self.refusals: dict[str, int] = {}  # by reason
         self.retries: dict[str, int] = {}  # by reason
         self.aborts: dict[str, int] = {}  # clients that left, by phase
@@ -99,7 +103,7 @@ class Recorder:
         record.arrived = arrived = exchange.arrived
         record.peer = exchange.client.peer
         record.method = exchange.head.method.decode("latin-1")
-        record.path = exchange.path.decode("latin-1")
+        record.path = exchange.path[:MAX_PATH].decode("latin-1")
         record.model = model = facts.model
         record.stream = facts.stream
         record.status = status = exchange.status
@@ -132,7 +136,7 @@ class Recorder:
                 record.output_tokens = produced
                 numbers.prompt_tokens += lease.prompt_tokens
                 numbers.output_tokens += produced
-            if lease.first_token_at:
+            if lease.first_token_at is not None:
                 numbers.ttft.observe(first - arrived)
                 if produced > 1:
                     numbers.inter_token.observe((now - first) / (produced - 1), produced - 1)
@@ -172,7 +176,7 @@ class Recorder:
             record.request_id = request_id.decode("latin-1")
             if head is not None:
                 record.method = head.method.decode("latin-1")
-                record.path = head.target.partition(b"?")[0].decode("latin-1")
+                record.path = head.target.partition(b"?")[0][:MAX_PATH].decode("latin-1")
             self._sink(record)
 
     def refused(self, reason: str) -> None:

@@ -45,14 +45,15 @@ class ShareAlert:
         self.rules = rules or ShareRules()
         self.shares: dict[str, float] = {}  # of all requests in the window, by backend
         self.active: dict[str, Alert] = {}
-        self._readings: deque[tuple[float, dict[str, tuple[int, int]]]] = deque()
+        self._readings: deque[tuple[float, dict[Backend, tuple[int, int]]]] = deque()
         self._sampled_at = float("-inf")
 
     def observe(self, backends: Iterable[Backend], now: float) -> tuple[list[Alert], list[Alert]]:
         """Take the counters of now; new alerts and those that ended."""
         backends = list(backends)
         step = self.rules.window / SAMPLES
-        counts = {b.id: (b.placed, b.contested) for b in backends}
+        # Keyed by the object, not the name: one that left and came back begins anew.
+        counts = {b: (b.placed, b.contested) for b in backends}
         if now - self._sampled_at >= step:
             self._readings.append((now, counts))
             self._sampled_at = now
@@ -60,8 +61,8 @@ class ShareAlert:
             while len(self._readings) > 2 and self._readings[1][0] <= now - self.rules.window:
                 self._readings.popleft()
         before = self._readings[0][1]
-        placed = {id: n - before.get(id, (0, 0))[0] for id, (n, _) in counts.items()}
-        contested = {id: n - before.get(id, (0, 0))[1] for id, (_, n) in counts.items()}
+        placed = {b.id: n - before.get(b, (0, 0))[0] for b, (n, _) in counts.items()}
+        contested = {b.id: n - before.get(b, (0, 0))[1] for b, (_, n) in counts.items()}
         total = sum(placed.values())
         self.shares = {id: n / total if total else 0.0 for id, n in placed.items()}
         return self._judge(backends, contested, now)

@@ -141,9 +141,9 @@ class Balancer:
 
     def poll_result(self, id: str, mark: int, stats: EngineStats, now: float) -> None:
         """The scrape begun with `mark` answered. (One that failed has no result to give.)"""
-        backend = self.backends[id]
-        if mark != backend.epoch:
-            return  # a later scrape has begun: this one's view of our requests is past
+        backend = self.backends.get(id)
+        if backend is None or mark != backend.epoch:
+            return  # it left, or a later scrape has begun: this one's view of our requests is past
         backend.stats = stats
         backend.polled_at = now
         backend.seen_epoch = mark
@@ -169,7 +169,6 @@ class Balancer:
             if refusal is not None:
                 return refusal
             candidates = self._candidates(facts.model, now)
-        contested = len(candidates) > 1
         if tried:
             candidates = [b for b in candidates if b.id not in tried] or candidates
         else:
@@ -187,7 +186,7 @@ class Balancer:
         lease = Lease(backend, facts, candidates, choice, prompt, output, step_seconds(backend), now)
         self.ledger.open(lease)
         backend.placed += 1
-        if contested:
+        if len(candidates) > 1:
             backend.contested += 1
         return lease
 

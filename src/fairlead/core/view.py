@@ -72,21 +72,25 @@ class Policy(Protocol):
     def choose(self, facts: Facts, view: View) -> Choice: ...
 
 
-def lowest(scores: Sequence[float], view: View) -> int:
-    """Index of the lowest score; among equals the fewest requests in flight, then at random."""
+def lowest(scores: Sequence[float], view: View, near: float = 1.0) -> int:
+    """Index of the lowest score; among those up to `near` times it the fewest requests in flight, then at random."""
+    backends = view.backends
     if len(scores) == 2:  # the smallest fleet worth balancing, without the walk
         one, two = scores
+        if one * near < two:
+            return 0
+        if two * near < one:
+            return 1
+        one, two = backends[0].inflight / backends[0].weight, backends[1].inflight / backends[1].weight
         if one == two:
-            one, two = view.backends[0].inflight, view.backends[1].inflight
-            if one == two:
-                return int(view.rng.random() * 2)
+            return int(view.rng.random() * 2)
         return 0 if one < two else 1
     best = min(scores)
-    first = scores.index(best)
-    if scores.count(best) == 1:
-        return first
-    backends = view.backends
-    ties = [i for i, score in enumerate(scores) if score == best]
-    fewest = min(backends[i].inflight for i in ties)
-    ties = [i for i in ties if backends[i].inflight == fewest]
+    limit = best * near
+    ties = [i for i, score in enumerate(scores) if score <= limit]
+    if len(ties) == 1:
+        return ties[0]
+    loads = [backends[i].inflight / backends[i].weight for i in ties]
+    fewest = min(loads)
+    ties = [i for i, load in zip(ties, loads, strict=True) if load == fewest]
     return ties[0] if len(ties) == 1 else ties[int(view.rng.random() * len(ties))]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, cast
 from urllib.parse import urlsplit
@@ -29,9 +29,9 @@ _CACHED: Final = re.compile(rb'"cached_tokens":(\d+)')
 
 @dataclass(slots=True)
 class Result:
-    """What became of one request. Times are seconds since it was due; 0: that never came."""
+    """What became of one request. Its times are seconds since it was due; 0: that never came."""
 
-    ask: Ask
+    at: float  # when it was due, in seconds after the start
     outcome: str = ""
     status: int = 0
     first_token: float = 0.0
@@ -44,14 +44,15 @@ class Result:
 class _Stream(asyncio.Protocol):
     """One request and its streamed answer."""
 
-    def __init__(self, load: Load, result: Result, due: float, head: bytes) -> None:
-        self._load, self._result, self._due, self._head = load, result, due, head
+    def __init__(self, load: Load, result: Result, due: float, request: bytes) -> None:
+        self._load, self._result, self._due, self._request = load, result, due, request
         self._tail = b""
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods, not by its type
-        self.transport.write(self._head + self._result.ask.body)
+        self.transport.write(self._request)
+        self._request = b""
 
     def data_received(self, data: bytes) -> None:
         result, tail = self._result, self._tail + data
@@ -102,6 +103,7 @@ class Load:
         self.results: list[Result] = []
         self.done = 0
         self.errors = 0
+        self.sent_all = False
         self._open: set[_Stream] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._quiet = asyncio.Event()
@@ -110,12 +112,18 @@ class Load:
     def sent(self) -> int:
         return len(self.results)
 
-    async def run(self, asks: Sequence[Ask], patience: float) -> None:
+    @property
+    def gave_up(self) -> bool:
+        """Was any request ended by us?"""
+        return any(result.outcome == UNFINISHED for result in self.results)
+
+    async def run(self, asks: Iterable[Ask], patience: float) -> None:
         """Send everything, then wait `patience` seconds at most for the rest of the answers."""
         try:
             for ask in asks:
                 await asyncio.sleep(self.started + ask.at - self.clock())
                 self._send(ask)
+            self.sent_all = True
             self._quiet.clear()
             if self.done < self.sent:
                 await asyncio.wait_for(self._quiet.wait(), patience)
@@ -128,14 +136,14 @@ class Load:
                 stream.give_up()
 
     def _send(self, ask: Ask) -> None:
-        result = Result(ask)
+        result = Result(ask.at)
         self.results.append(result)
         head = (
             f"POST /v1/chat/completions HTTP/1.1\r\nhost: {self._host}:{self._port}\r\nuser-agent: fairlead-demo\r\n"
             f"content-type: application/json\r\nx-session-id: {ask.conversation}\r\nconnection: close\r\n"
             f"content-length: {len(ask.body)}\r\n\r\n"
         )
-        stream = _Stream(self, result, self.started + ask.at, head.encode())
+        stream = _Stream(self, result, self.started + ask.at, head.encode() + ask.body)
         self._open.add(stream)
         task = asyncio.create_task(self._connect(stream))
         self._tasks.add(task)

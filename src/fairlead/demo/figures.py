@@ -130,14 +130,14 @@ def figures(
         for r in results
         if r.outcome in (BROKEN, REFUSED)
     )
-    begun = results[0].ask.at if results else 0.0
+    begun = results[0].at if results else 0.0
     return Figures(
         policy=policy,
         requests=len(results),
         finished=len(well),
         errors=sum(failures.values()),
         unfinished=sum(r.outcome in (UNFINISHED, "") for r in results),
-        seconds=max((r.ask.at + r.end for r in well), default=begun) - begun,
+        seconds=max((r.at + r.end for r in well), default=begun) - begun,
         ttft=Spread.of([r.first_token for r in well]),
         whole=Spread.of([r.end for r in well]),
         prompt_tokens=sum(r.prompt_tokens for r in well),

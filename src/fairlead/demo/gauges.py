@@ -13,6 +13,7 @@ from typing import Any, Final
 from fairlead.demo.figures import percentile
 from fairlead.demo.fleet import FLEET
 
+REMEMBERED: Final = 2_000  # requests per backend in the p50; more than a comparison has
 SMOOTH: Final = 0.4  # weight of the newest half second in tokens/s
 
 
@@ -71,7 +72,10 @@ class Gauges:
         """`/api/decisions`; rows seen before may come again."""
         for row in rows:
             if row["ttft"] is not None and row["backend"] is not None:
-                self._ttfts.setdefault(row["backend"], {})[row["id"]] = row["ttft"]
+                known = self._ttfts.setdefault(row["backend"], {})
+                known[row["id"]] = row["ttft"]
+                if len(known) > REMEMBERED:
+                    del known[next(iter(known))]
 
     def rows(self) -> list[Row]:
         """One per backend, in the fleet's order."""

@@ -116,8 +116,8 @@ def _sentences(measured: Sequence[Figures]) -> list[str]:
         lines.append("No policy was clearly ahead in time to first token.")
     else:
         lines.append(
-            f"{first.policy} brought the first token soonest: {seconds(first.ttft.mean)} on average, "
-            f"{factor:.1f} times as soon as {last.policy} ({seconds(last.ttft.mean)})."
+            f"{first.policy} brought the first token soonest: after {seconds(first.ttft.mean)} on average; "
+            f"with {last.policy} it took {seconds(last.ttft.mean)}, {factor:.1f} times as long."
         )
     whole = min(measured, key=lambda f: f.whole.p99 or 0.0)
     slowest = max(measured, key=lambda f: f.whole.p99 or 0.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final
@@ -24,7 +24,7 @@ from fairlead.demo.gauges import Gauges
 from fairlead.demo.lag import LagMeter
 from fairlead.demo.screen import Screen, Snapshot
 from fairlead.demo.timeline import Timeline
-from fairlead.demo.workload import Ask, make_workload
+from fairlead.demo.workload import Ask, workload
 
 FRAME_SECONDS: Final = 0.25  # between two looks of the live table
 POLL_SECONDS: Final = 0.5  # between two readings of the admin API
@@ -80,15 +80,15 @@ class Demo:
     async def compare(self) -> None:
         """All policies in turn; `done` has the figures. Ends early when stopped. ChildFailed."""
         settings = self.settings
-        asks = make_workload(settings.seed, settings.seconds, settings.rate)
         self._timeline.begin(self._clock())
         for number, policy in enumerate(settings.policies, 1):
             if self._stop.is_set():
                 return
-            await self._empty_caches()
+            if number > 1:  # they start empty
+                await self._empty_caches()
             balancer = await self._balancer(policy)
             try:
-                await self._measure(balancer, policy, number, asks)
+                await self._measure(balancer, policy, number)
             finally:
                 await balancer.stop()
             self._timeline.policy_ended(self._clock())
@@ -97,19 +97,21 @@ class Demo:
         self._gauges.reset()
         return await Child.start("balancer", balancer_options(self.urls, policy, self.settings.seed), self._told)
 
-    async def _measure(self, balancer: Child, policy: str, number: int, asks: Sequence[Ask]) -> None:
+    async def _measure(self, balancer: Child, policy: str, number: int) -> None:
+        settings = self.settings
+        asks = workload(settings.seed, settings.seconds, settings.rate)
         self._lag.take()
         self._lateness = Lateness()
         load = Load(balancer.ready["url"])
         try:
             await self._watch(load, asks, balancer, policy, number)
-            complete = not self._stop.is_set() or load.done == len(asks)
+            complete = load.sent_all and not (self._stop.is_set() and load.gave_up)
         finally:
             await self._read(balancer)
         if load.results:
             self.done.append(figures(policy, load.results, self._gauges.placed, self._lateness, complete))
 
-    async def _watch(self, load: Load, asks: Sequence[Ask], balancer: Child, policy: str, number: int) -> None:
+    async def _watch(self, load: Load, asks: Iterable[Ask], balancer: Child, policy: str, number: int) -> None:
         """Run the load and show how it goes, to its end or until stopped."""
         running = asyncio.create_task(load.run(asks, PATIENCE))
         stopped = asyncio.create_task(self._stop.wait())
@@ -160,7 +162,7 @@ class Demo:
         for round in count(1):
             if self._stop.is_set():
                 return
-            asks = make_workload(self.settings.seed + round, LIGHT_SECONDS, LIGHT_RATE)
+            asks = workload(self.settings.seed + round, LIGHT_SECONDS, LIGHT_RATE)
             await self._watch(Load(balancer.ready["url"]), asks, balancer, policy, 0)
 
     async def start_to_keep(self, policy: str) -> Child:

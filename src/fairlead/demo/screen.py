@@ -23,6 +23,7 @@ from fairlead.demo.words import ratio, seconds, time_left
 
 WIDE: Final = 94  # columns that the whole table needs
 LINE_SECONDS: Final = 5.0  # between two plain lines
+FIRST_SECONDS: Final = 2.0  # from a policy's first line to the one after it
 STATE_COLOURS: Final = {"up": "green", "starting": "dim", "draining": "yellow"}
 
 
@@ -83,7 +84,7 @@ class PlainScreen:
         if not begins and now < self._due:
             return
         self._policy = (snapshot.policy, snapshot.number)
-        self._due = now + self._every
+        self._due = now + (min(FIRST_SECONDS, self._every) if begins else self._every)
         if begins and snapshot.policies:
             self._say(f"{snapshot.title}: {snapshot.policy}, {time_left(snapshot.left)}")
             return

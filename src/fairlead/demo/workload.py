@@ -72,12 +72,9 @@ class _Conversation:
     stops_after: int = field(default=MOST_TURNS)
 
 
-def make_workload(seed: int, seconds: float, rate: float) -> list[Ask]:
-    """Requests for `seconds` at `rate` per second, in order of arrival."""
-    return list(_asks(random.Random(f"fairlead demo {seed}"), seed, seconds, rate))  # noqa: S311 -- no secret
-
-
-def _asks(rng: random.Random, seed: int, seconds: float, rate: float) -> Iterator[Ask]:
+def workload(seed: int, seconds: float, rate: float) -> Iterator[Ask]:
+    """Requests for `seconds` at `rate` per second, in order of arrival; each is made when it is asked for."""
+    rng = random.Random(f"fairlead demo {seed}")  # noqa: S311 -- no secret
     systems = {tenant.name: f"{tenant.name}: {_said(rng, tenant.system_tokens)}" for tenant in TENANTS}
     weights = [tenant.weight for tenant in TENANTS]
     running: list[_Conversation] = []

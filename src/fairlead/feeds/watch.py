@@ -24,7 +24,7 @@ from fairlead.engines.interface import Answer, Dialect
 from fairlead.engines.registry import DIALECTS, all_clues, detect
 
 CLUE_BYTES = 1 << 20  # of one answer, when finding out what an engine is
-CLUE_SECONDS = 5.0
+CLUE_SECONDS = 2.0  # less than a start waits for the first round
 REDISCOVER_SECONDS = 30.0  # models come and go (LoRA adapters) while an engine runs
 DOWN_INTERVAL = 1.0  # a backend that is down is asked at least this often
 HURRY_SECONDS = 0.25  # least time between probes that failing requests ask for
@@ -158,7 +158,10 @@ class Watch:
         """Which engine, which version, which models? "" or why that could not be found out."""
         self._found_by_probe = False
         fixed = DIALECTS.get(self.settings.engine) if self.settings.engine else None
-        paths = tuple(dict.fromkeys((*(fixed.clues if fixed else all_clues()), "/v1/models")))
+        known = fixed or (self.dialect if self._balancer.backends[self.id].up else None)
+        clues = known.clues if known is not None else all_clues()
+        # Of an engine that is known its metrics page would tell nothing new, and it is the page that hangs.
+        paths = tuple(dict.fromkeys((*(c for c in clues if known is None or "metrics" not in c), "/v1/models")))
         answers: dict[str, Answer] = {}
         problems: list[str] = []
 
@@ -173,7 +176,7 @@ class Watch:
         await asyncio.gather(*(ask(path) for path in paths))
         if not answers:
             return problems[0] if problems else "no answer"
-        dialect = fixed or detect(answers)
+        dialect = known or detect(answers)
         self.dialect = dialect
         self.about.engine = dialect.name
         self.about.version = dialect.version(answers) or ""
@@ -209,7 +212,8 @@ class Watch:
         urls = (settings.metrics_url,) if settings.metrics_url else dialect.metrics_urls(self.url)
         if self.about.metrics_url in urls:
             urls = (self.about.metrics_url,)
-        self.about.metrics_problem = "this engine has no metrics" if not urls else ""
+        if not urls:
+            self.about.metrics_problem = "this engine has no metrics"
         for url in urls:
             mark = self._balancer.poll_started(self.id)
             try:
@@ -230,6 +234,7 @@ class Watch:
                 stats = dialect.parse_metrics(url, answer.body)
             if stats == EngineStats():
                 if self.about.metrics_url == url:
+                    self.about.metrics_problem = ""
                     return True  # nothing new since the last reading: that one stays
                 self.about.metrics_problem = "holds no number that is known"
                 continue

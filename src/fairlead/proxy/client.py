@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, cast
 from fairlead.proxy.timers import NEVER
 from fairlead.wire.chunked import ChunkScanner
 from fairlead.wire.errors import error_body
-from fairlead.wire.http1 import BadHttp, RequestHead, check_partial, parse_request
+from fairlead.wire.fields import BadHttp
+from fairlead.wire.http1 import RequestHead, check_partial, parse_request
 
 if TYPE_CHECKING:
     from fairlead.proxy.exchange import Exchange

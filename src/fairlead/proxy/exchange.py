@@ -19,7 +19,7 @@ from fairlead.core.retry import CONNECT, TIMEOUT
 from fairlead.proxy.upstream import Upstream
 from fairlead.wire.errors import error_event
 from fairlead.wire.http1 import RequestHead, ResponseHead
-from fairlead.wire.openai import USAGE_TAIL, read_usage
+from fairlead.wire.openai import USAGE_TAIL, read_usage, stream_overhead
 
 if TYPE_CHECKING:
     from fairlead.core.cluster.ledger import Lease
@@ -193,9 +193,13 @@ class Exchange:
             upstream.close()
         if self.facts.kind != Kind.CHEAP and upstream.tail:
             self.usage = read_usage(upstream.tail[-USAGE_TAIL:])
+        produced = self.lease.produced
+        if produced:
+            self.lease.produced = max(produced - stream_overhead(self.path, self.facts), 0)
         status = self.status
         if status >= 500 and str(status) in self.service.balancer.retry_rules.on:
             self.error = str(status)
+            self.service.failed(self.lease.backend.id, self.error)
             self._end(FAILED)
         else:
             self._end(OK)

@@ -21,7 +21,8 @@ from fairlead.proxy.pool import Pool
 from fairlead.proxy.timers import Wheel
 from fairlead.proxy.upstream import Upstream
 from fairlead.wire.errors import error_body
-from fairlead.wire.http1 import BadHttp, RequestHead
+from fairlead.wire.fields import BadHttp
+from fairlead.wire.http1 import RequestHead
 from fairlead.wire.openai import BadBody, body_field, read_facts
 
 SWEEP_TICKS = 5  # idle backend connections are looked at every so many ticks

@@ -10,7 +10,8 @@ import asyncio
 from typing import TYPE_CHECKING, cast
 
 from fairlead.wire.chunked import ChunkScanner
-from fairlead.wire.http1 import BadHttp, ResponseHead, parse_response
+from fairlead.wire.fields import BadHttp
+from fairlead.wire.http1 import ResponseHead, parse_response
 
 if TYPE_CHECKING:
     from fairlead.proxy.exchange import Exchange

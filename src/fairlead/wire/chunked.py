@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from fairlead.wire.http1 import BadHttp
+from fairlead.wire.fields import BadHttp
 
 MAX_EXTENSIONS = 4_096  # bytes of chunk extensions in one body
 MAX_LINE = 4_096

@@ -14,57 +14,36 @@ from __future__ import annotations
 import re
 from typing import Final
 
-MAX_FIELD_MEMO = 4_096  # lines remembered; then the memo starts anew
-MAX_LINE_MEMO = 256  # longer lines are not remembered
+from fairlead.wire.fields import (
+    CODING,
+    CONNECTION,
+    CONTENT_TYPE,
+    EXPECT,
+    FORWARD,
+    HOST,
+    LENGTH,
+    NOT_HOP_BY_HOP,
+    REQUEST_FIELDS,
+    REQUEST_ID,
+    RESPONSE_FIELDS,
+    TOKEN,
+    VIA,
+    BadHttp,
+    bad_framing,
+    learn,
+    request_lines,
+    response_lines,
+)
+
 MAX_HEADS = 1_024  # whole heads remembered; then that memo starts anew
 MAX_HEAD_MEMO = 2_048  # longer heads are not remembered
 
-# Field content: visible, space, tab, obs-text. Not CR, LF, NUL or other controls (RFC 9110 section 5.5).
-_VALUE_BYTES: Final = bytes(c for c in range(256) if (c >= 0x20 and c != 0x7F) or c == 0x09)
-_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([!-~]+) HTTP/([0-9])\.([0-9])")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?")
 _HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)?(?::[0-9]{1,5})?")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?#@]+)(/[^#]*|\?[^#]*)?", re.IGNORECASE)
-
 METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
-
-# What a line is to us. Everything but FORWARD is taken out of the forwarded lines.
-FORWARD, DROP, HOST, LENGTH, CODING, CONNECTION, EXPECT, REQUEST_ID, VIA, CONTENT_TYPE, TRAILER_HEAD = range(11)
-
-_HOP_BY_HOP: Final = (
-    "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer", "upgrade",
-    "http2-settings",
-)  # fmt: skip
-_REQUEST_FIELDS: Final = {
-    **{name.encode(): DROP for name in _HOP_BY_HOP},
-    b"host": HOST, b"content-length": LENGTH, b"transfer-encoding": CODING, b"connection": CONNECTION,
-    b"expect": EXPECT, b"x-request-id": REQUEST_ID, b"via": VIA, b"content-type": CONTENT_TYPE,
-}  # fmt: skip
-_RESPONSE_FIELDS: Final = {
-    **{name.encode(): DROP for name in _HOP_BY_HOP},
-    b"content-length": LENGTH, b"transfer-encoding": CODING, b"connection": CONNECTION, b"x-request-id": DROP,
-    b"content-type": CONTENT_TYPE,
-}  # fmt: skip
-
-# A client that names one of these in `Connection` wants us to take away what others decide by.
-_NOT_HOP_BY_HOP: Final = frozenset((
-    b"host", b"content-length", b"transfer-encoding", b"content-type", b"content-encoding", b"authorization",
-    b"x-api-key", b"api-key", b"cookie", b"x-request-id", b"via", b"expect", b"x-tenant", b"x-session-id",
-))  # fmt: skip
-
-
-class BadHttp(Exception):
-    """Bytes that we refuse. `reason` is a short fixed word for logs and metrics."""
-
-    def __init__(self, status: int, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.status, self.reason, self.message = status, reason, message
-
-
-def _bad(message: str) -> BadHttp:
-    return BadHttp(400, "bad_framing", message)
 
 
 class RequestHead:
@@ -118,49 +97,16 @@ class ResponseHead:
         self.forward = b""  # status line and lines, each with its CRLF
 
 
-def _classify(line: bytes, fields: dict[bytes, int]) -> tuple[int, bytes]:
-    """(what the line is, its value); BadHttp when it is no field line."""
-    name, colon, value = line.partition(b":")
-    if not colon:
-        raise _bad("a header line has no colon")
-    if _TOKEN.fullmatch(name) is None:
-        if line[:1] in (b" ", b"\t"):
-            raise _bad("a header line begins with a space: folded lines are not accepted")
-        raise _bad("a header name holds a character that is not allowed")
-    if value.translate(None, _VALUE_BYTES):
-        raise _bad("a header value holds a control character")
-    key = name.lower()
-    kind = fields.get(key, FORWARD)
-    if kind == FORWARD and key.startswith(b"x-fairlead-"):
-        kind = DROP
-    return kind, value.strip(b" \t")
-
-
-# Lines seen before and what they are. Heads repeat from request to request, so most lines hit.
-_request_lines: dict[bytes, tuple[int, bytes]] = {}
-_response_lines: dict[bytes, tuple[int, bytes]] = {}
-
-
-def _learn(line: bytes, known: dict[bytes, tuple[int, bytes]], fields: dict[bytes, int]) -> tuple[int, bytes]:
-    """Classify a line that was not seen before, and remember it if it may come again."""
-    found = _classify(line, fields)
-    if len(line) <= MAX_LINE_MEMO and found[0] not in (REQUEST_ID, LENGTH):
-        if len(known) >= MAX_FIELD_MEMO:
-            known.clear()
-        known[line] = found
-    return found
-
-
 def check_partial(data: bytes | bytearray) -> None:
     """Refuse a head that has not ended yet as soon as it holds a bare LF; BadHttp."""
     if data.count(b"\n") != data.count(b"\r\n"):
-        raise _bad("a line ends with a bare LF")
+        raise bad_framing("a line ends with a bare LF")
 
 
 def parse_length(value: bytes) -> int:
     """A Content-Length: decimal digits only, at most 18 of them."""
     if not value.isdigit() or len(value) > 18:
-        raise _bad("Content-Length is not a plain decimal number")
+        raise bad_framing("Content-Length is not a plain decimal number")
     return int(value)
 
 
@@ -217,20 +163,20 @@ def _parse_request(head: bytes, max_fields: int, max_target: int) -> RequestHead
     length: bytes | None = None
     named: list[bytes] = []
     forward = request.lines
-    seen = _request_lines
+    seen = request_lines
     del lines[0]
     for line in lines:
-        kind, value = seen.get(line) or _learn(line, seen, _REQUEST_FIELDS)
+        kind, value = seen.get(line) or learn(line, seen, REQUEST_FIELDS)
         if kind == FORWARD:
             forward.append(line)
         elif kind == HOST:
             hosts += 1
             request.host = request.host or value
             if _HOST.fullmatch(value) is None:
-                raise _bad("Host is not a host name with an optional port")
+                raise bad_framing("Host is not a host name with an optional port")
         elif kind == LENGTH:
             if length is not None:
-                raise _bad("Content-Length is given twice")
+                raise bad_framing("Content-Length is given twice")
             length = value
         elif kind == CONTENT_TYPE:
             request.content_type = value
@@ -240,10 +186,10 @@ def _parse_request(head: bytes, max_fields: int, max_target: int) -> RequestHead
         elif kind == CODING:
             codings += 1
             if value.lower() != b"chunked":
-                known = all(_TOKEN.fullmatch(part.strip(b" \t")) for part in value.split(b","))
+                known = all(TOKEN.fullmatch(part.strip(b" \t")) for part in value.split(b","))
                 if known and b"chunked" not in value.lower():
                     raise BadHttp(501, "unknown_coding", "this Transfer-Encoding is not supported: send chunked")
-                raise _bad("Transfer-Encoding is not exactly 'chunked'")
+                raise bad_framing("Transfer-Encoding is not exactly 'chunked'")
         elif kind == EXPECT:
             if value.lower() != b"100-continue":
                 raise BadHttp(417, "bad_expect", "only 'Expect: 100-continue' is understood")
@@ -255,12 +201,12 @@ def _parse_request(head: bytes, max_fields: int, max_target: int) -> RequestHead
             request.via.append(value)
             forward.append(line)
     if hosts > 1 or (hosts == 0 and request.minor == 1):
-        raise _bad("exactly one Host header is needed")
+        raise bad_framing("exactly one Host header is needed")
     if codings:
         if codings > 1 or length is not None:
-            raise _bad("the body's length is given in two ways")
+            raise bad_framing("the body's length is given in two ways")
         if request.minor == 0:
-            raise _bad("Transfer-Encoding is not part of HTTP/1.0")
+            raise bad_framing("Transfer-Encoding is not part of HTTP/1.0")
         request.chunked = True
     elif length is not None:
         request.content_length = parse_length(length)
@@ -278,7 +224,7 @@ def _request_line(line: bytes, request: RequestHead, max_target: int) -> None:
     if match is None:
         if len(line) > max_target:
             raise BadHttp(414, "target_too_long", f"the request target is longer than {max_target} bytes")
-        raise _bad("the request line is not 'METHOD target HTTP/1.1'")
+        raise bad_framing("the request line is not 'METHOD target HTTP/1.1'")
     method, target, major, minor = match.groups()
     if major != b"1" or minor not in (b"0", b"1"):
         raise BadHttp(505, "bad_version", "only HTTP/1.0 and HTTP/1.1 are spoken here")
@@ -289,12 +235,12 @@ def _request_line(line: bytes, request: RequestHead, max_target: int) -> None:
     if target[:1] != b"/":
         absolute = _ABSOLUTE.fullmatch(target)
         if absolute is None or _HOST.fullmatch(absolute[1]) is None:
-            raise _bad("the request target is not a path")
+            raise bad_framing("the request target is not a path")
         # RFC 9112 section 3.2.2: the target's authority counts, whatever Host says.
         request.host, path = absolute[1], absolute[2] or b"/"
         target = path if path[:1] == b"/" else b"/" + path
     if b"#" in target or b"\\" in target:
-        raise _bad("the request target holds a fragment or a backslash")
+        raise bad_framing("the request target holds a fragment or a backslash")
     request.method, request.target, request.minor = method, target, int(minor)
 
 
@@ -306,8 +252,8 @@ def _apply_connection(named: list[bytes], request: RequestHead) -> None:
         elif name == b"keep-alive":
             if request.minor == 0:
                 request.keep_alive = b"close" not in named
-        elif name in _NOT_HOP_BY_HOP or name.startswith(b"x-fairlead-"):
-            raise _bad("Connection names a field that must not be dropped on the way")
+        elif name in NOT_HOP_BY_HOP or name.startswith(b"x-fairlead-"):
+            raise bad_framing("Connection names a field that must not be dropped on the way")
         elif name:
             drop.add(name)
     if drop:
@@ -372,11 +318,11 @@ def _parse_response(head: bytes, max_fields: int) -> ResponseHead:
     length: bytes | None = None
     named: list[bytes] = []
     forward = response.lines
-    known = _response_lines
+    known = response_lines
     del lines[0]
     try:
         for line in lines:
-            kind, value = known.get(line) or _learn(line, known, _RESPONSE_FIELDS)
+            kind, value = known.get(line) or learn(line, known, RESPONSE_FIELDS)
             if kind == FORWARD:
                 forward.append(line)
             elif kind == CONTENT_TYPE:
@@ -384,13 +330,13 @@ def _parse_response(head: bytes, max_fields: int) -> ResponseHead:
                 forward.append(line)
             elif kind == LENGTH:
                 if length is not None:
-                    raise _bad("Content-Length is given twice")
+                    raise bad_framing("Content-Length is given twice")
                 length = value
                 response.content_length = parse_length(value)
             elif kind == CODING:
                 codings += 1
                 if value.lower() != b"chunked":
-                    raise _bad("Transfer-Encoding is not exactly 'chunked'")
+                    raise bad_framing("Transfer-Encoding is not exactly 'chunked'")
             elif kind == CONNECTION:
                 named += [token.strip(b" \t").lower() for token in value.split(b",")]
     except BadHttp as problem:

@@ -17,6 +17,7 @@ from fairlead.core.model import Facts, Kind, Usage
 
 PREFIX_STEPS: Final = (256, 1_024, 4_096, 16_384, 65_536)  # bytes of the prompt covered by each hash
 IMAGE_BYTES: Final = 4_000  # an inline picture counts as this many prompt bytes: about 1,000 tokens
+MAX_MODEL: Final = 512  # characters of a model's name
 MAX_TOKENS: Final = 10_000_000  # larger limits say no more than this one
 
 _CHAT = (Kind.CHAT, True)
@@ -50,6 +51,11 @@ ROUTES: Final[dict[bytes, tuple[str, bool]]] = {
     b"/completion": (Kind.COMPLETION, False),
 }
 
+_OVERHEAD: Final = {
+    b"/v1/chat/completions": 2,  # role, [DONE]
+    b"/v1/completions": 1,  # [DONE]
+    b"/v1/messages": 5,  # message_start, content_block_start, content_block_stop, message_delta, message_stop
+}
 _TRITON: Final = re.compile(rb"/v2/models/([^/]{1,256})(?:/versions/[^/]{1,64})?/(generate|generate_stream|infer)")
 _INLINE: Final = re.compile(rb";base64,[A-Za-z0-9+/=]*")
 
@@ -125,8 +131,8 @@ def read_facts(path: bytes, body: bytes, prefixes: bool) -> Facts | None:
         raise BadBody(f"the body is not valid JSON: {problem}") from None
     if model is None and fields.model is not None:
         model = fields.model
-        if not isinstance(model, str) or not model:
-            raise BadBody("`model` is not a name: send a non-empty string")
+        if not isinstance(model, str) or not 0 < len(model) <= MAX_MODEL:
+            raise BadBody(f"`model` is not a name: send a string of 1 to {MAX_MODEL} characters")
     facts = Facts(kind, model, needs_model)
     if kind == Kind.CHEAP:
         return facts
@@ -200,6 +206,11 @@ def hash_prefixes(prompt: bytes) -> tuple[int, ...]:
             break
         start = end
     return tuple(hashes)
+
+
+def stream_overhead(path: bytes, facts: Facts) -> int:
+    """How many events of a whole stream carry no token: the role, the usage, [DONE] and the like."""
+    return _OVERHEAD.get(path, 0) + facts.wants_usage
 
 
 def body_field(body: bytes, name: str) -> str | None:

@@ -76,9 +76,9 @@ SHARE: Final = Rule(
     description="""
     Over the last $window one backend of the Fairlead at {{ $$labels.instance }} got more than $percent of the
     requests while another was healthy. Look at GET /api/backends on the admin address (share, capacity, state)
-    and at `explain` of a few requests from GET /api/decisions to see why they went there. Usual causes: the
-    others do not serve the model that is asked for, a session or prefix policy with few distinct sessions or
-    prompts, or an engine that answers errors so fast that it looks idle. If it is meant, set weights.
+    and at GET /api/explain/ID for a few ids from GET /api/decisions to see why they went there. Usual causes:
+    the others do not serve the model that is asked for, a session or prefix policy with few distinct sessions
+    or prompts, or an engine that answers errors so fast that it looks idle. If it is meant, set weights.
     """,
 )
 

@@ -62,7 +62,7 @@ class Lease:
         self.output_left = output  # part of backend.output_pending
         self.produced = 0  # output tokens seen by the host
         self.settled = 0  # of these, taken into the backend's sums
-        self.first_token_at = 0.0  # 0: none yet
+        self.first_token_at: float | None = None
         self.previous_first_token_at = 0.0  # of another request on the same backend, when ours came
         self.predicted_step = step  # modelled seconds of a decode step under the load it found, see speeds.py
         self.epoch = backend.epoch
@@ -94,7 +94,7 @@ class Ledger:
 
     def first_token(self, lease: Lease, now: float) -> None:
         """The prompt is done: its tokens are no longer pending, the request decodes."""
-        if lease.first_token_at or not lease.open:
+        if lease.first_token_at is not None or not lease.open:
             return
         backend = lease.backend
         lease.first_token_at = now
@@ -109,7 +109,7 @@ class Ledger:
     def settle(self, lease: Lease) -> None:
         """Take the tokens produced since the last time into the backend's sums."""
         new = lease.produced - lease.settled
-        if not new or not lease.open or not lease.first_token_at:
+        if not new or not lease.open or lease.first_token_at is None:
             return
         backend = lease.backend
         lease.settled = lease.produced
@@ -127,7 +127,7 @@ class Ledger:
         backend.inflight -= 1
         backend.prompt_pending -= lease.prompt_left
         backend.output_pending -= lease.output_left
-        if lease.first_token_at:
+        if lease.first_token_at is not None:
             backend.decoding -= 1
             backend.kv_tokens -= lease.prompt_tokens + lease.settled
         else:

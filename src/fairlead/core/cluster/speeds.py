@@ -60,7 +60,7 @@ class Speeds:
         if output_tokens > 1:
             predicted += (output_tokens - 1) * step
         began = lease.opened_at
-        if lease.first_token_at and lease.previous_first_token_at > began:
+        if lease.first_token_at is not None and lease.previous_first_token_at > began:
             # Prefills of one engine go one after the other: the wait behind another one is not ours.
             # (Without a first token to observe, as with answers in one piece, the wait counts.)
             began = lease.previous_first_token_at

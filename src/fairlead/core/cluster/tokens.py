@@ -76,7 +76,10 @@ class TokenEstimator:
         if prompt_tokens and facts.prompt_bytes:
             known.prompt_bytes = known.prompt_bytes * MEMORY + facts.prompt_bytes
             known.prompt_tokens = known.prompt_tokens * MEMORY + prompt_tokens
-        if output_tokens:
+        limit = facts.max_tokens
+        # An answer cut by the client's limit would have gone on: below the mean it says nothing.
+        cut = limit is not None and (output_tokens or 0) >= limit * facts.n and limit < known.mean_output
+        if output_tokens and not cut:
             known.output_tokens = known.output_tokens * MEMORY + output_tokens / facts.n
             known.outputs = known.outputs * MEMORY + 1.0
 

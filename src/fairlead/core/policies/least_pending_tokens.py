@@ -1,8 +1,15 @@
-"""`least_pending_tokens`: fewest tokens still to be worked on, over capacity.
+"""`least_pending_tokens`: fewest tokens still to be worked on, for what the machine can do.
 
-Pending = prompt tokens not yet prefilled + expected output tokens not yet produced, the request's own included,
-so that on an idle fleet the faster machine comes first. Capacity is learned (see cluster/speeds.py) or the
-weight where one is set.
+    score = (prompt tokens not yet prefilled + expected output tokens not yet produced) / weight + own / capacity
+
+`own` are the tokens of the request at hand; capacity is the learned speed (see cluster/speeds.py), or the weight
+where weights are set. Why learned speed does not divide what is pending as well: tokens that are pending go away
+faster on a faster machine, so equal pending tokens already mean work in proportion to speed (Little's law: rate =
+pending / time in system). Dividing again would send work in proportion to the square of the speed, as long as engines
+batch without being full. Measured in virtual time for speeds 1, 2, 4: tests/core/test_core_capacity.py.
+
+Scores within a tenth of the best count as equal (estimates are no better than that); then the fewest requests in
+flight decide, then chance: so that an idle fleet of equals is not one favourite and its spares.
 """
 
 from __future__ import annotations
@@ -10,15 +17,16 @@ from __future__ import annotations
 from fairlead.core.model import Facts
 from fairlead.core.view import Choice, View, lowest
 
+NEAR = 1.1  # scores up to this many times the best are as good
+
 
 class LeastPendingTokens:
     name = "least_pending_tokens"
-    term_names = ("prompt tokens pending", "output tokens pending", "capacity")
+    term_names = ("prompt tokens pending", "output tokens pending", "weight", "capacity")
     needs_prefixes = False
 
     def choose(self, facts: Facts, view: View) -> Choice:
-        backends = view.backends
         own = view.prompt + view.output
-        terms = [(b.prompt_pending, b.output_pending, b.capacity) for b in backends]
-        scores = [(p + o + own) / c for p, o, c in terms]
-        return Choice(lowest(scores, view), "fewest pending tokens over capacity", scores, terms)
+        terms = [(b.prompt_pending, b.output_pending, b.weight, b.capacity) for b in view.backends]
+        scores = [(p + o) / w + own / c for p, o, w, c in terms]
+        return Choice(lowest(scores, view, NEAR), "fewest pending tokens for its speed", scores, terms)

@@ -2,8 +2,8 @@
 
 The engines' numbers are as old as the last poll and the same for everybody: choosing by them alone sends every
 request between two polls to one backend. So own requests that the poll cannot have counted are added. Equal
-queues (mostly all zero) are told apart by requests in flight over weight. An engine that reports no queue, or
-whose last word is old, is judged by its requests in flight.
+queues (mostly all zero) are told apart by requests in flight over weight. Of an engine that
+reports no queue, or whose last word is old, our own requests without a first token are taken for the queue.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ class LeastWaiting:
         scores = []
         for b in backends:
             inflight, polled_at, waiting = b.inflight, b.polled_at, b.stats.waiting
-            known = inflight if waiting is None or polled_at < fresh else waiting + b.unseen_old + b.unseen_new
+            if waiting is None or polled_at < fresh:
+                known: float = inflight - b.decoding
+            else:
+                known = waiting + b.unseen_old + b.unseen_new
             terms.append((known, inflight, now - polled_at))
             scores.append((known + TIE_BREAK * (inflight + 1)) / b.weight)
         return Choice(lowest(scores, view), "shortest queue in the engine", scores, terms)

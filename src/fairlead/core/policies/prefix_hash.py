@@ -8,12 +8,12 @@ is taken, so a spilled key spills to the same neighbour each time.
 Which beginning is the key? One that everybody shares (a system prompt) says nothing and would send all
 traffic to one place; so the policy counts how popular each beginning is and takes the shortest one that is
 asked for no more than one backend's share of the traffic. If even the longest is too popular, it is given as
-many backends as its popularity needs, and the least loaded of them is taken.
+many backends as its popularity needs, and the least loaded of them is taken (any of them, if all are idle).
 """
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, log
 
 from fairlead.core.model import Facts
 from fairlead.core.policies.bounded import room
@@ -22,6 +22,7 @@ from fairlead.core.view import Choice, View, lowest
 MASK = (1 << 64) - 1
 MAX_COUNTED = 16_384  # beginnings remembered
 HALVE_AFTER = 4_096  # requests after which all counts are halved: the last few thousand matter
+NEAR = 1.1  # see least_pending_tokens.py
 UNKNOWN = 32.0  # requests that must be seen before a share means anything
 
 
@@ -76,9 +77,12 @@ class PrefixHash:
         if not prefixes:
             scores = [(n + 1) / b.capacity for n, b in zip(inflight, backends, strict=True)]
             terms = [(n, fit, 0) for n, fit in zip(inflight, fits, strict=True)]
-            return Choice(lowest(scores, view), "no prompt to hash: least loaded", scores, terms)
+            return Choice(lowest(scores, view, NEAR), "no prompt to hash: least loaded", scores, terms)
         key, copies = self._key(prefixes, len(backends))
-        drawn = [place(key, b.seed) for b in backends]
+        drawn: list[float] = [place(key, b.seed) for b in backends]
+        if any(b.weight != backends[0].weight for b in backends):
+            # Weighted rendezvous hashing (Schindelhauer, Schomaker 2005): keys in proportion to the weights.
+            drawn = [-b.weight / log((x + 0.5) / (MASK + 1)) for x, b in zip(drawn, backends, strict=True)]
         order = sorted(range(len(backends)), key=drawn.__getitem__, reverse=True)
         ranks = [0] * len(backends)
         for rank, i in enumerate(order):
@@ -87,7 +91,10 @@ class PrefixHash:
         if copies > 1:
             group = [i for i in order[:copies] if fits[i]]
             if group:
-                chosen = min(group, key=lambda i: (inflight[i] / backends[i].capacity, ranks[i]))
+                loads = [inflight[i] / backends[i].capacity for i in group]
+                fewest = min(loads)
+                group = [i for i, load in zip(group, loads, strict=True) if load == fewest]
+                chosen = group[int(view.rng.random() * len(group))]
                 reason = f"a popular beginning, spread over {copies} backends"
                 return Choice(chosen, reason, ranks, terms)
         chosen = next(i for i in order if fits[i])

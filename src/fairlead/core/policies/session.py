@@ -24,7 +24,7 @@ class Session:
     term_names = LeastPendingTokens.term_names
     needs_prefixes = False
 
-    def __init__(self, ttl: float = 3600.0) -> None:
+    def __init__(self, ttl: float = 1800.0) -> None:
         self._ttl = ttl
         self._homes: OrderedDict[str, tuple[str, float]] = OrderedDict()  # oldest use first
         self._fallback = LeastPendingTokens()

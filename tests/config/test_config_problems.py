@@ -131,7 +131,7 @@ def test_a_bad_option_is_named_with_its_place_and_the_next_step(tmp_path: Path, 
         ({"url": "b:1", "weight": 10**400}, "backends[1].weight: expected a number from 0.001 to 1000, "
          "got 1" + "0" * 79 + "..."),
         ({"url": "b:1", "engine": "vlm"}, "backends[1].engine: expected one of auto, vllm, sglang, trtllm, "
-         "triton, tgi, llamacpp, generic, got 'vlm' (did you mean 'vllm'?)"),
+         "triton, triton-openai, tgi, llamacpp, lmdeploy, ollama, generic, got 'vlm' (did you mean 'vllm'?)"),
         ({"url": "b:1", "models": []}, "backends[1].models: expected at least one, got an empty list "
          "(models it serves)"),
         ({"url": "b:1", "models": [3]}, "backends[1].models[0]: expected text, got 3 (put it in quotes)"),

@@ -19,6 +19,7 @@ from fairlead.control.access_log import AccessLog, json_line, text_line
 from fairlead.control.recorder import Recorder
 from fairlead.core.model import Facts, Kind
 from fairlead.proxy.record import Record
+from fairlead.wire.openai import BadBody, read_facts
 
 WALL = 1_700_000_000.25
 HOSTILE = [
@@ -82,9 +83,11 @@ def test_a_model_name_cannot_pretend_to_be_other_fields() -> None:
 
 
 def test_a_huge_model_name_does_not_fill_log_and_memory() -> None:
+    with pytest.raises(BadBody, match="1 to 512 characters"):  # it gets no further than this
+        read_facts(b"/v1/chat/completions", b'{"model":"%b"}' % (b"m" * 1_000_000), False)
     balancer, lines = make_balancer("a"), list[str]()
     recorder = Recorder(balancer, lambda kept: lines.append(json_line(kept, WALL)))
-    facts = Facts(kind=Kind.CHAT, model="m" * 1_000_000)
+    facts = Facts(kind=Kind.CHAT, model="m" * 512)
     finish(recorder, None, 11.0, "refused", status=404, facts=facts, path=b"/" + b"p" * 60_000)
     kept = recorder.records["id-1"]
     assert len(kept.model or "") <= 1_000 and len(kept.path) <= 4_000

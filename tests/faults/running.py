@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from peers import Answer, Engine, Peer, Play, Script, Seen, dial, until
+from peers import Answer, Peer, Script, Seen, dial, until
+from scripted_engine import Engine, Play
 
 from fairlead.config.build import App, Bound
 from fairlead.config.load import parse

@@ -22,7 +22,8 @@ def test_case_6_a_request_line_or_host_that_is_not_clear_is_refused() -> None:
         b"GET / HTTP/11" + end, b"GET / HTTP/1.10" + end, b"GET / HTTPS/1.1" + end, b"GET HTTP/1.1" + end,
         b"G(T / HTTP/1.1" + end, b"GET / HTTP/1.1\r\n" + HOST + HOST + b"\r\n", b"GET http:///x HTTP/1.1" + end,
         b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", b"GET ftp://a/ HTTP/1.1" + end,
-        b"GET / HTTP/1.1\r\nHost: a@b\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a:b\r\n\r\n", b"GET http://u@h/ HTTP/1.1" + end,
+        b"GET / HTTP/1.1\r\nHost: a@b\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a:b\r\n\r\n",
+        b"GET http://u@h/ HTTP/1.1" + end,
         b"GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a,b:x\r\n\r\n",
         b"GET /\x00 HTTP/1.1" + end, b"GET /\r HTTP/1.1" + end,
     )  # fmt: skip

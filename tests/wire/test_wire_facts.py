@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -112,11 +113,13 @@ def test_pictures_are_not_counted_as_text() -> None:
 
 
 def test_limits_that_make_no_sense_count_as_none() -> None:
-    for value in (0, -1, -(10**30), 1.5, "7", None, True, [], {}, "x" * 100):
+    limits: list[Any] = [0, -1, -(10**30), 1.5, "7", None, True, [], {}, "x" * 100]
+    for value in limits:
         assert facts_of(CHAT, {"messages": USER, "max_tokens": value}).max_tokens is None, value
     assert facts_of(CHAT, {"messages": USER, "max_tokens": 10**18}).max_tokens == MAX_TOKENS
     assert facts_of(CHAT, {"messages": USER, "max_completion_tokens": "x", "max_tokens": 5}).max_tokens in (5, None)
-    for value in (0, -3, 1.5, "2", None, True, 10**9, []):
+    counts: list[Any] = [0, -3, 1.5, "2", None, True, 10**9, []]
+    for value in counts:
         assert facts_of(CHAT, {"messages": USER, "n": value}).n == 1, value
 
 
@@ -148,7 +151,7 @@ _NAMES = (
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     path=st.sampled_from([*ROUTES, b"/v2/models/x/generate"]),
     body=st.dictionaries(st.sampled_from(_NAMES), _JUNK, max_size=6),
@@ -166,13 +169,11 @@ def test_wrong_types_never_crash(path: bytes, body: dict[str, Any]) -> None:
     assert facts.model is None or isinstance(facts.model, str)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(path=st.sampled_from([*ROUTES]), body=st.binary(max_size=60) | st.text(max_size=40).map(str.encode))
 def test_random_bytes_are_read_or_refused(path: bytes, body: bytes) -> None:
-    try:
+    with contextlib.suppress(BadBody):
         read_facts(path, body, True)
-    except BadBody:
-        pass
 
 
 def test_prompts_with_the_same_beginning_share_hashes() -> None:

@@ -82,9 +82,12 @@ def _or_dash(value: int | None) -> str:
 
 
 def _open(path: str) -> IO[str]:
-    """The file to append to. A named pipe without a reader is opened too, instead of waiting for one."""
-    mode = os.O_RDWR if os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode) else os.O_WRONLY
-    return open(os.open(path, mode | os.O_APPEND | os.O_CREAT, 0o640), "w", encoding="utf-8")
+    """The file to append to. A named pipe without a reader is an error, instead of a wait for one."""
+    fifo = os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode)
+    flags = os.O_WRONLY | (os.O_NONBLOCK if fifo else os.O_APPEND | os.O_CREAT)
+    file = os.open(path, flags, 0o640)
+    os.set_blocking(file, True)
+    return open(file, "w", encoding="utf-8")
 
 
 class AccessLog:

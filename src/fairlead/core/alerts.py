@@ -46,28 +46,34 @@ class ShareAlert:
         self.shares: dict[str, float] = {}  # of all requests in the window, by backend
         self.active: dict[str, Alert] = {}
         self._readings: deque[tuple[float, dict[Backend, tuple[int, int]]]] = deque()
+        self._counts: dict[Backend, tuple[int, int]] = {}
         self._sampled_at = float("-inf")
 
     def observe(self, backends: Iterable[Backend], now: float) -> tuple[list[Alert], list[Alert]]:
         """Take the counters of now; new alerts and those that ended."""
         backends = list(backends)
-        step = self.rules.window / SAMPLES
-        # Keyed by the object, not the name: one that left and came back begins anew.
-        counts = {b: (b.placed, b.contested) for b in backends}
-        if now - self._sampled_at >= step:
-            self._readings.append((now, counts))
+        # Keyed by the object, not the name: one that left and came back begins anew. Those that left still count in
+        # the total until the window has passed, or the rest would seem to have had all of it.
+        counts = self._counts
+        counts.update((b, (b.placed, b.contested)) for b in backends)
+        if now - self._sampled_at >= self.rules.window / SAMPLES:
+            self._readings.append((now, dict(counts)))
             self._sampled_at = now
             # Keep one reading at or before the window's start, so that a window is never shorter than it says.
             while len(self._readings) > 2 and self._readings[1][0] <= now - self.rules.window:
                 self._readings.popleft()
         before = self._readings[0][1]
-        placed = {b.id: n - before.get(b, (0, 0))[0] for b, (n, _) in counts.items()}
-        contested = {b.id: n - before.get(b, (0, 0))[1] for b, (_, n) in counts.items()}
-        total = sum(placed.values())
-        self.shares = {id: n / total if total else 0.0 for id, n in placed.items()}
+        for gone in [b for b in counts if b not in backends and before.get(b) == counts[b]]:
+            del counts[gone]
+        placed = {b: n - before.get(b, (0, 0))[0] for b, (n, _) in counts.items()}
+        contested = {b: n - before.get(b, (0, 0))[1] for b, (_, n) in counts.items()}
+        total = sum(placed[b] for b in backends)
+        self.shares = {b.id: placed[b] / total if total else 0.0 for b in backends}
         return self._judge(backends, contested, now)
 
-    def _judge(self, backends: list[Backend], contested: dict[str, int], now: float) -> tuple[list[Alert], list[Alert]]:
+    def _judge(
+        self, backends: list[Backend], contested: dict[Backend, int], now: float
+    ) -> tuple[list[Alert], list[Alert]]:
         rules, total = self.rules, sum(contested.values())
         usable = [b for b in backends if b.up and not b.draining and not b.passive.ejected(now)]
         weighted = any(b.weight_set for b in backends)
@@ -75,7 +81,7 @@ class ShareAlert:
         raised: list[Alert] = []
         cleared: list[Alert] = []
         for b in backends:
-            share = contested[b.id] / total if total else 0.0
+            share = contested[b] / total if total else 0.0
             explained = weighted and b in usable and share <= EXPLAINED * b.weight / weights
             others = any(other is not b for other in usable)
             standing = b.id in self.active
@@ -90,6 +96,7 @@ class ShareAlert:
                 raised.append(alert)
             elif standing and not bad:
                 cleared.append(self.active.pop(b.id))
-        for id in [id for id in self.active if id not in contested]:
+        present = {b.id for b in backends}
+        for id in [id for id in self.active if id not in present]:
             cleared.append(self.active.pop(id))
         return raised, cleared

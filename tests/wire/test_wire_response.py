@@ -156,8 +156,8 @@ def test_random_bytes_raise_nothing_but_badhttp(raw: bytes) -> None:
 def test_what_goes_on_and_what_ends_here() -> None:
     head = parse_response(
         b"HTTP/1.1 201 Made it\r\nServer: uvicorn\r\nX-Own:  a \r\nConnection: X-Gone, keep-alive\r\nx-gone: 1\r\n"
-        b"Keep-Alive: timeout=5\r\nProxy-Authenticate: x\r\nUpgrade: h2c\r\nX-Request-Id: theirs\r\nContent-Length: 4\r\n"
-        b"Content-Type: application/json"
+        b"Keep-Alive: timeout=5\r\nProxy-Authenticate: x\r\nUpgrade: h2c\r\nX-Request-Id: theirs\r\n"
+        b"Content-Length: 4\r\nContent-Type: application/json"
     )
     assert head.lines == [b"Server: uvicorn", b"X-Own:  a ", b"Content-Type: application/json"]
     assert (head.status, head.reason, head.content_length, head.keep_alive) == (201, b"201 Made it", 4, True)

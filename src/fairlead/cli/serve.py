@@ -6,6 +6,7 @@ Exit status: 0 after a clean stop, 1 when it cannot start (a port in use), 2 for
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -111,6 +112,8 @@ async def _serve(config: Config) -> int:
         click.echo(f"cannot start: {problem}", err=True)
         await app.stop(drain=0.0)
         return 1
+    gc.collect()
+    gc.freeze()  # what is there now stays: the collector need not walk over it again and again
     click.echo(summary(app, bound))
     sys.stdout.flush()
     await stop.wait()

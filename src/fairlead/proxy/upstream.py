@@ -66,19 +66,23 @@ class Upstream(asyncio.Protocol):
             if len(data) > MIN_TAIL:
                 self.tail = data
             scanner = self._scanner
+            assert scanner is not None
+            if scanner.whole(data):
+                exchange.relay(data)
+                return
             try:
-                scanner.feed(data)  # type: ignore[union-attr]
+                scanner.feed(data)
             except BadHttp as problem:
                 exchange.upstream_broken(problem.message)
                 return
             if self.recode:
                 self._recoded()
-            elif scanner.done and scanner.end != len(data):  # type: ignore[union-attr]
-                exchange.relay(data[: scanner.end])  # type: ignore[union-attr]
+            elif scanner.done and scanner.end != len(data):
+                exchange.relay(data[: scanner.end])
                 self.requests = self.pool.max_requests  # bytes behind the end: do not use it again
             else:
                 exchange.relay(data)
-            if scanner.done:  # type: ignore[union-attr]
+            if scanner.done:
                 self._answered()
         elif state == LENGTH:
             if len(data) > self._left:

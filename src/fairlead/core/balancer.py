@@ -194,15 +194,29 @@ class Balancer:
         """The first byte of the answer's body came."""
         self.ledger.first_token(lease, now)
 
-    def finish(self, lease: Lease, outcome: str, now: float, usage: Usage | None = None, reason: str = "") -> bool:
-        """The request is over on this backend; False when that was said before. `reason` names a failure."""
+    def finish(
+        self,
+        lease: Lease,
+        outcome: str,
+        now: float,
+        usage: Usage | None = None,
+        reason: str = "",
+        *,
+        worked: bool = True,
+    ) -> bool:
+        """The request is over on this backend; False when that was said before.
+
+        `reason` names a failure. `worked` is False for an answer that says no (4xx): it came without the work that was
+        expected, so it tells nothing about speed and lengths.
+        """
         if not self.ledger.close(lease):
             return False
         backend = lease.backend
         if outcome == OK:
             backend.answered += 1
             backend.passive.succeed()
-            self._learn(lease, now, usage)
+            if worked:
+                self._learn(lease, now, usage)
         elif outcome == FAILED:
             backend.errors += 1
             if backend.passive.fail(reason, now):

@@ -26,7 +26,7 @@ from fairlead.engines.registry import DIALECTS, all_clues, detect
 CLUE_BYTES = 1 << 20  # of one answer, when finding out what an engine is
 CLUE_SECONDS = 2.0  # less than a start waits for the first round
 REDISCOVER_SECONDS = 30.0  # models come and go (LoRA adapters) while an engine runs
-DOWN_INTERVAL = 1.0  # a backend that is down is asked at least this often
+DOWN_INTERVAL = 1.0  # a backend that is down, or failed its last probe, is asked at least this often
 HURRY_SECONDS = 0.25  # least time between probes that failing requests ask for
 MAX_BACKOFF = 30.0  # between scrapes of metrics that fail
 BIG_BODY = 256 * 1024  # metrics larger than this are parsed outside the event loop
@@ -112,8 +112,8 @@ class Watch:
             await self._check()
             self.about.checked = True
             self.first_round.set()
-            up = self._balancer.backends[self.id].up
-            wait = interval if up else min(interval, DOWN_INTERVAL)
+            probes = self._balancer.backends[self.id].probes
+            wait = interval if probes.up and not probes.bad else min(interval, DOWN_INTERVAL)
             self._hurry.clear()
             await asyncio.sleep(min(HURRY_SECONDS, wait))
             remaining = wait * self._jitter.uniform(0.9, 1.1) - HURRY_SECONDS

@@ -7,6 +7,10 @@ deadline follows what it waits for (a head, a body, a backend, the client's own 
 from __future__ import annotations
 
 import asyncio
+import logging
+import select
+import socket
+import struct
 from typing import TYPE_CHECKING, cast
 
 from fairlead.proxy.timers import NEVER
@@ -18,6 +22,8 @@ from fairlead.wire.http1 import RequestHead, check_partial, parse_request
 if TYPE_CHECKING:
     from fairlead.proxy.exchange import Exchange
     from fairlead.proxy.service import Service
+
+log = logging.getLogger("fairlead")
 
 MAX_PIPELINED = 65_536  # bytes kept of requests behind the running one; then reading stops
 LINGER_SECONDS = 2.0  # after an early refusal: read on for so long,
@@ -68,6 +74,7 @@ class Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.write = self.transport.write
+        self.arrived = self.service.clock()
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if isinstance(peer, tuple) else "unix"
         if not self.service.client_connected(self):
@@ -86,6 +93,7 @@ class Client(asyncio.Protocol):
             self._buffer += data
             if len(self._buffer) > MAX_PIPELINED and not self._paused:
                 self._paused = True
+                self.service.paused.add(self)
                 self.transport.pause_reading()
         elif state == LINGER:
             self._lingered += len(data)
@@ -129,13 +137,11 @@ class Client(asyncio.Protocol):
 
     def on_deadline(self, now: float) -> None:
         self.deadline = NEVER
-        if self.exchange is not None:
-            if self.stalled:
-                unsent = self.transport.get_write_buffer_size()
-                if unsent < self._unsent:  # slow, but it reads
-                    self._unsent = unsent
-                    self.set_deadline(self.service.timeouts.client_write)
-                    return
+        unsent = self.transport.get_write_buffer_size()
+        if 0 < unsent < self._unsent:  # slow, but it reads
+            self._unsent = unsent
+            self.set_deadline(self.service.timeouts.client_write)
+        elif self.exchange is not None:
             self.exchange.on_deadline()
         elif self.state == READ_BODY:
             self._error_and_close(408, "body_timeout", "the request's body did not come in time")
@@ -237,7 +243,15 @@ class Client(asyncio.Protocol):
 
     def _request(self, head: RequestHead, body: bytes) -> None:
         self.state = BUSY
-        self.service.request(self, head, body)
+        try:
+            self.service.request(self, head, body)
+        except Exception:
+            # A fault of ours must not look like one of the network, and must not take the lease with it.
+            log.exception("a request could not be handled; this is a fault in Fairlead")
+            if self.exchange is not None:
+                self.exchange.client_gone()
+                self.exchange = None
+            self._error_and_close(500, "internal_error", "the balancer failed on this request; its log says more")
 
     # --- answering -------------------------------------------------------------------------------------------
 
@@ -246,15 +260,22 @@ class Client(asyncio.Protocol):
         self.exchange = None
         if self.state == CLOSED:
             return
-        if not self.keep_alive:
-            self.state = LINGER
-            self.deadline = NEVER
-            self.transport.close()
-            return
-        self._next()
+        if not self.keep_alive or self.service.draining:
+            self._close()
+        else:
+            self._next()
+
+    def _close(self) -> None:
+        """Close when what was written has been taken, within the time a client has for that."""
+        self.state = LINGER
+        self._unsent = self.transport.get_write_buffer_size()
+        self.set_deadline(self.service.timeouts.client_write)
+        self.transport.close()
 
     def _next(self) -> None:
         self.state = READ_HEAD
+        if self.stalled:
+            self._unsent = self.transport.get_write_buffer_size()
         self.deadline = self.service.wheel.now + self.service.timeouts.client_idle
         if self.deadline < self.wake:
             self.service.wheel.enter(self)
@@ -267,6 +288,7 @@ class Client(asyncio.Protocol):
             return
         if self._paused:
             self._paused = False
+            self.service.paused.discard(self)
             self.transport.resume_reading()
         buffer, self._buffer = self._buffer, b""
         if buffer:
@@ -281,9 +303,7 @@ class Client(asyncio.Protocol):
         if self.keep_alive:
             self._next()
         else:
-            self.state = LINGER
-            self.deadline = NEVER
-            self.transport.close()
+            self._close()
 
     def respond_error(
         self, exchange: Exchange, status: int, code: str, message: str, param: str | None, retry_after: int | None
@@ -328,12 +348,22 @@ class Client(asyncio.Protocol):
         self.exchange = None
         if self.state == CLOSED:
             return
-        self.state = LINGER
-        self.deadline = NEVER
         if reset:
-            self.transport.abort()
+            sock = self.transport.get_extra_info("socket")
+            if sock is not None:  # without lingering a close is a reset, not an orderly end
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.abort()
         else:
-            self.transport.close()
+            self._close()
+
+    def has_left(self) -> bool:
+        """Has it closed its side? For when its bytes are not read: what stands before its end would hide that."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is None or sock.fileno() < 0:
+            return False
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def abort(self) -> None:
         """Close at once."""

@@ -112,12 +112,16 @@ class Exchange:
         pool = upstream.pool
         body = self.body
         if body or head.content_length is not None or head.chunked:
-            framing = b"\r\nContent-Length: %d\r\nX-Request-Id: %b\r\n\r\n" % (len(body), self.request_id)
+            framing = b"%bContent-Length: %d\r\nX-Request-Id: %b\r\n\r\n" % (
+                pool.via_line,
+                len(body),
+                self.request_id,
+            )
         else:
-            framing = b"\r\nX-Request-Id: %b\r\n\r\n" % self.request_id
+            framing = b"%bX-Request-Id: %b\r\n\r\n" % (pool.via_line, self.request_id)
         upstream.send(
             self,
-            b"%b %b%b%b%b%b" % (head.method, pool.base_path, head.target, pool.host_lines, head.forward, framing),
+            b"%b %b%b%b%b%b" % (head.method, pool.base_path, head.target, pool.host_line, head.forward, framing),
             body,
         )
 
@@ -166,7 +170,11 @@ class Exchange:
             service.balancer.first_token(self.lease, now)
         client = self.client
         client.set_deadline(service.timeouts.idle)
-        if response.chunked and not upstream.recode:
+        if client.stalled:
+            upstream.pause()  # it still has not read the answer before this one
+        if response.status == 204:
+            framing = b""
+        elif response.chunked and not upstream.recode:
             framing = b"transfer-encoding: chunked\r\n"
         elif response.content_length is not None:
             framing = b"content-length: %d\r\n" % response.content_length
@@ -176,15 +184,19 @@ class Exchange:
             framing = b"transfer-encoding: chunked\r\n"
         else:
             framing = b""
-        if not client.keep_alive or service.draining:
+        if not client.keep_alive or service.draining or upstream.recode == 1:
             client.keep_alive = False
             framing += b"connection: close\r\n"
+        elif self.head.minor == 0:
+            framing += b"connection: keep-alive\r\n"
         return b"%b%bx-request-id: %b\r\n\r\n%b" % (response.forward, framing, self.request_id, data)
 
     def answered(self, upstream: Upstream) -> None:
         """The answer was relayed to its end."""
         response = self.response
         assert response is not None
+        if self.phase is not RELAYING:
+            self.relay(b"")  # an empty body has no first byte to wait for
         self.upstream = None
         if response.keep_alive and not upstream.closed and upstream.transport.get_write_buffer_size() == 0:
             upstream.resume()
@@ -328,7 +340,8 @@ class Exchange:
         upstream, client = self.upstream, self.client
         event = b""
         if upstream is not None and upstream.sse and upstream.between_events:
-            event = error_event("stream_broken", message, anthropic=self.path == b"/v1/messages")
+            # The empty lines end an event that broke off half-way, so that ours can be read.
+            event = b"\n\n" + error_event("stream_broken", message, anthropic=self.path == b"/v1/messages")
             if self.head.minor == 1:
                 event = b"%x\r\n%b\r\n" % (len(event), event)
         until_close = self.head.minor == 0 and (self.response is None or self.response.content_length is None)
@@ -348,7 +361,8 @@ class Exchange:
         service = self.service
         now = service.clock()
         if self.lease is not None:
-            service.balancer.finish(self.lease, outcome, now, self.usage, self.error)
+            worked = self.status < 300
+            service.balancer.finish(self.lease, outcome, now, self.usage, self.error, worked=worked)
         service.recorder.finished(self, outcome, now)
         service.ended(self)
         if not keep_client:

@@ -36,7 +36,8 @@ class Pool:
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
         self.tls = tls if parts.scheme == "https" else None
         self.base_path = parts.path.rstrip("/").encode("ascii")
-        self.host_lines = b" HTTP/1.1\r\nHost: %b\r\nVia: %b" % (parts.netloc.encode("idna"), via)
+        self.host_line = b" HTTP/1.1\r\nHost: %b" % parts.netloc.encode("idna")
+        self.via_line = b"\r\nVia: %b\r\n" % via  # behind those that came with the request
         self.max_idle = connections
         self.max_requests = requests
         self.timeout = timeout

@@ -103,6 +103,7 @@ class Service:
         self.pools: dict[str, Pool] = {}
         self.wheel = Wheel(loop)
         self.clients: set[Client] = set()
+        self.paused: set[Client] = set()  # clients that are not read, and so cannot tell us that they leave
         self.exchanges: set[Exchange] = set()
         self.draining = False
         self._prefix = os.urandom(6).hex().encode()
@@ -136,6 +137,8 @@ class Service:
         self.balancer.tick(now)
         self._ticks += 1
         if self._ticks % SWEEP_TICKS == 0:
+            for client in [c for c in self.paused if c.has_left()]:
+                client.abort()
             for pool in self.pools.values():
                 pool.sweep(now)
 
@@ -191,6 +194,7 @@ class Service:
 
     def client_lost(self, client: Client) -> None:
         self.clients.discard(client)
+        self.paused.discard(client)
 
     def new_request_id(self) -> bytes:
         self._ids += 1
@@ -254,12 +258,14 @@ class Service:
     def connect(self, exchange: Exchange, upstream: Upstream) -> None:
         """Open a connection for an exchange; it hears of it by `connected` or `connect_failed`."""
         task = self.loop.create_task(self._connect(exchange, upstream))
+        upstream.connecting = task
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
 
     async def _connect(self, exchange: Exchange, upstream: Upstream) -> None:
         try:
             await upstream.pool.connect(self.loop, upstream)
+            upstream.connecting = None
         except (OSError, ssl.SSLError) as problem:
             if exchange.upstream is upstream:
                 what = "TLS with the backend failed" if isinstance(problem, ssl.SSLError) else "no connection"

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, cast
 from fairlead.wire.chunked import ChunkScanner
 from fairlead.wire.fields import BadHttp
 from fairlead.wire.http1 import ResponseHead, parse_response
+from fairlead.wire.openai import USAGE_TAIL
 
 if TYPE_CHECKING:
     from fairlead.proxy.exchange import Exchange
     from fairlead.proxy.pool import Pool
 
 MAX_HEAD = 65_536  # bytes of an answer's head
+MAX_INTERIM = 16  # 1xx answers before the final one
 MIN_TAIL = 80  # pieces shorter than this ([DONE], the last chunk) cannot hold the usage
 
 IDLE, HEAD, LENGTH, CHUNKED, UNTIL_CLOSE = range(5)
@@ -27,13 +29,14 @@ class Upstream(asyncio.Protocol):
     """A connection in the pool or at work for one exchange."""
 
     __slots__ = (
-        "_buffer", "_left", "_scanner", "_write", "closed", "exchange", "idle_since", "paused", "pool", "recode",
-        "requests", "sse", "state", "tail", "transport",
+        "_buffer", "_counted", "_interim", "_left", "_scanner", "closed", "connecting", "exchange", "idle_since", "paused", "pool",
+        "recode", "requests", "sse", "state", "tail", "transport",
     )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
+        self.connecting: asyncio.Task[None] | None = None
         self.exchange: Exchange | None = None
         self.requests = 0  # requests sent on this connection
         self.idle_since = 0.0
@@ -44,6 +47,8 @@ class Upstream(asyncio.Protocol):
         self.recode = 0  # 0: framing passes as it is; 1: client wants plain bytes; 2: client wants chunks
         self.tail = b""  # the last piece that may hold the usage
         self._buffer = b""
+        self._counted = False  # is it among the pool's open ones?
+        self._interim = 0  # 1xx answers seen before the final one
         self._left = 0  # body bytes still to come, for LENGTH
         self._scanner: ChunkScanner | None = None
 
@@ -51,6 +56,10 @@ class Upstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        if self.closed:  # given up while it was being made
+            self.transport.abort()
+            return
+        self._counted = True
         self.pool.open += 1
         self.pool.opened += 1
 
@@ -63,20 +72,29 @@ class Upstream(asyncio.Protocol):
         if state == CHUNKED:
             if self.sse:
                 exchange.lease.produced += data.count(b"\ndata:")
-            if len(data) > MIN_TAIL:
-                self.tail = data
             scanner = self._scanner
             assert scanner is not None
             if scanner.whole(data):
+                if len(data) > MIN_TAIL:
+                    self.tail = data
                 exchange.relay(data)
                 return
+            if self.sse:
+                self.tail = self.tail[-USAGE_TAIL:] + data
             try:
                 scanner.feed(data)
             except BadHttp as problem:
                 exchange.upstream_broken(problem.message)
                 return
+            if scanner.sink:
+                payload = b"".join(scanner.sink)
+                scanner.sink.clear()
+                if not self.sse:
+                    self.tail = self.tail[-USAGE_TAIL:] + payload
+                if self.recode:
+                    exchange.relay(payload)
             if self.recode:
-                self._recoded()
+                pass
             elif scanner.done and scanner.end != len(data):
                 exchange.relay(data[: scanner.end])
                 self.requests = self.pool.max_requests  # bytes behind the end: do not use it again
@@ -89,15 +107,14 @@ class Upstream(asyncio.Protocol):
                 data = data[: self._left]
                 self.requests = self.pool.max_requests
             self._left -= len(data)
-            if len(data) > MIN_TAIL:
-                self.tail = data if len(data) >= 1024 else self.tail[-1024:] + data
+            self.tail = self.tail[-USAGE_TAIL:] + data if self.tail else data
             exchange.relay(data)
             if not self._left:
                 self._answered()
         elif state == HEAD:
             self._head(data, exchange)
         elif state == UNTIL_CLOSE:
-            self.tail = data
+            self.tail = self.tail[-USAGE_TAIL:] + data
             if self.sse:
                 exchange.lease.produced += data.count(b"\ndata:")
             if self.recode == 2:
@@ -111,7 +128,9 @@ class Upstream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
-        self.pool.open -= 1
+        if self._counted:
+            self._counted = False
+            self.pool.open -= 1
         exchange = self.exchange
         if exchange is None:
             return
@@ -139,6 +158,7 @@ class Upstream(asyncio.Protocol):
         self.state = HEAD
         self.sse = False
         self.tail = self._buffer = b""
+        self._interim = 0
         if len(body) < 16_384:
             self.transport.write(head + body)
         else:
@@ -153,7 +173,8 @@ class Upstream(asyncio.Protocol):
         elif response.chunked:
             self.state = CHUNKED
             self.recode = 1 if to_http10 else 0
-            self._scanner = ChunkScanner([] if to_http10 else None)
+            # The payload is wanted apart from its framing for clients without chunks and to find `usage` in JSON.
+            self._scanner = ChunkScanner([] if to_http10 or not self.sse else None)
         elif response.content_length is not None:
             self.state, self._left = LENGTH, response.content_length
         else:
@@ -183,36 +204,37 @@ class Upstream(asyncio.Protocol):
         self.closed = True
         if self.transport is not None:
             self.transport.abort()
+        elif self.connecting is not None:
+            self.connecting.cancel()
 
     # --- inside ----------------------------------------------------------------------------------------------
 
     def _head(self, data: bytes, exchange: Exchange) -> None:
         buffer = self._buffer + data if self._buffer else data
-        end = buffer.find(b"\r\n\r\n")
-        if end < 0:
-            self._buffer = buffer
-            if len(buffer) > MAX_HEAD:
-                exchange.upstream_bad("the head of the backend's answer is too long")
-            return
-        if end > MAX_HEAD:
-            exchange.upstream_bad("the head of the backend's answer is too long")
-            return
-        try:
-            response = parse_response(buffer[:end])
-        except BadHttp as problem:
-            exchange.upstream_bad(problem.message)
-            return
         self._buffer = b""
-        rest = buffer[end + 4 :]
-        if response.status < 200:
-            self._buffer = b""
-            if response.status == 101:
-                exchange.upstream_bad("the backend switched protocols unasked")
+        while True:
+            end = buffer.find(b"\r\n\r\n")
+            if end > MAX_HEAD or (end < 0 and len(buffer) > MAX_HEAD):
+                exchange.upstream_bad("the head of the backend's answer is too long")
+                return
+            if end < 0:
+                self._buffer = buffer
+                return
+            try:
+                response = parse_response(buffer[:end])
+            except BadHttp as problem:
+                exchange.upstream_bad(problem.message)
+                return
+            rest = buffer[end + 4 :]
+            if response.status >= 200:
+                break
+            self._interim += 1
+            if response.status == 101 or self._interim > MAX_INTERIM:
+                what = "switched protocols unasked" if response.status == 101 else "sent too many interim answers"
+                exchange.upstream_bad(f"the backend {what}")
                 return
             exchange.informational(response)
-            if rest:
-                self._head(rest, exchange)
-            return
+            buffer = rest
         if not exchange.head_received(response):
             return
         if self.state == LENGTH and not self._left:
@@ -223,15 +245,6 @@ class Upstream(asyncio.Protocol):
         elif rest:
             self.data_received(rest)
         # Else the head is held back until the body begins: a connection that breaks now gave no answer.
-
-    def _recoded(self) -> None:
-        """Pass on the payload of what was just scanned, without its framing."""
-        scanner = self._scanner
-        if scanner is not None and scanner.sink:
-            data = b"".join(scanner.sink)
-            scanner.sink.clear()
-            if self.exchange is not None:
-                self.exchange.relay(data)
 
     def _answered(self) -> None:
         """The answer has ended as its framing says."""

@@ -107,6 +107,7 @@ class ChunkScanner:
                     if data[i] != 13:
                         raise _bad("a chunk does not end with CRLF")
                     self._partial = b"\r"
+                    self.end = n
                     return
                 if data[i : i + 2] != b"\r\n":
                     raise _bad("a chunk does not end with CRLF")
@@ -122,6 +123,8 @@ class ChunkScanner:
         self.end = i
 
     def _size(self, line: bytes) -> int:
+        if len(line) > MAX_LINE:
+            raise _bad("a chunk line is too long")
         match = _SIZE_LINE.fullmatch(line)
         if match is None:
             raise _bad("a chunk size is not a plain hexadecimal number")
@@ -150,7 +153,7 @@ class ChunkScanner:
             self.done = True
             return
         self._trailers += len(line) + 2
-        if self._trailers > MAX_TRAILERS:
+        if len(line) > MAX_LINE or self._trailers > MAX_TRAILERS:
             raise _bad("the trailers are too long")
         if _TRAILER.fullmatch(line) is None:
             raise _bad("a trailer is not a header line")
@@ -159,7 +162,7 @@ class ChunkScanner:
         """Keep the beginning of a line until the rest comes."""
         line = data[i:]
         bare = line.find(b"\r", 0, len(line) - 1)
-        if len(line) > MAX_LINE or b"\n" in line or bare >= 0:
+        if len(line.rstrip(b"\r")) > MAX_LINE or b"\n" in line or bare >= 0:
             raise _bad("a chunk line is too long or not ended by CRLF")
         if self._state == SIZE:
             if _SIZE_LINE.fullmatch(line.rstrip(b"\r")) is None and line != b"\r":
@@ -188,8 +191,6 @@ class ChunkScanner:
                 self.end = len(data)
                 return len(data)
             line, end = held + data[:j], j + 2
-        if len(line) > MAX_LINE:
-            raise _bad("a chunk line is too long")
         if self._state == SIZE:
             size = self._size(line)
             self._chunk(size)

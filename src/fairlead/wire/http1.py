@@ -50,8 +50,8 @@ class RequestHead:
     """A checked request head. `lines` are what may be forwarded, without Host, framing and x-request-id."""
 
     __slots__ = (
-        "chunked", "content_length", "content_type", "expect_continue", "forward", "host", "keep_alive", "lines",
-        "method", "minor", "request_id", "target", "via",
+        "chunked", "content_length", "content_type", "expect_continue", "fields", "forward", "host", "keep_alive",
+        "lines", "method", "minor", "request_id", "target", "via",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -68,6 +68,7 @@ class RequestHead:
         self.via: list[bytes] = []
         self.lines: list[bytes] = []
         self.forward = b""  # the lines, each after a CRLF
+        self.fields = 0  # lines in the head, before any was taken out
 
     def field(self, name: bytes) -> bytes | None:
         """First value of a forwarded field (name in lower case); a walk over the lines, for rare needs."""
@@ -129,7 +130,7 @@ def parse_request(head: bytes, max_fields: int = 100, max_target: int = 16_384) 
         end = len(head)
     rest = head[:start] + head[end:]
     template = _heads.get(rest)
-    if template is None:
+    if template is None or template.fields > max_fields or len(template.target) > max_target:
         request = _parse_request(head, max_fields, max_target)
         if request.request_id is None and len(rest) <= MAX_HEAD_MEMO:
             if len(_heads) >= MAX_HEADS:
@@ -150,6 +151,7 @@ def parse_request(head: bytes, max_fields: int = 100, max_target: int = 16_384) 
     request.via = template.via
     request.lines = template.lines
     request.forward = template.forward
+    request.fields = template.fields
     return request
 
 
@@ -159,6 +161,7 @@ def _parse_request(head: bytes, max_fields: int, max_target: int) -> RequestHead
     _request_line(lines[0], request, max_target)
     if len(lines) > max_fields + 1:
         raise BadHttp(431, "too_many_fields", f"more than {max_fields} header lines")
+    request.fields = len(lines) - 1
     hosts = codings = 0
     length: bytes | None = None
     named: list[bytes] = []

@@ -57,7 +57,7 @@ _OVERHEAD: Final = {
     b"/v1/messages": 5,  # message_start, content_block_start, content_block_stop, message_delta, message_stop
 }
 _TRITON: Final = re.compile(rb"/v2/models/([^/]{1,256})(?:/versions/[^/]{1,64})?/(generate|generate_stream|infer)")
-_INLINE: Final = re.compile(rb";base64,[A-Za-z0-9+/=]*")
+_INLINE: Final = re.compile(rb'(?:;base64,|"data"\s*:\s*")[A-Za-z0-9+/=\\]*')  # a picture or sound in the body
 
 _NUMBER: Final = re.compile(rb"\s*:\s*(\d{1,12})")
 USAGE_TAIL: Final = 4_096  # bytes of an answer's end in which `usage` is looked for
@@ -75,6 +75,7 @@ class _Chat(msgspec.Struct):
     model: Any = None
     messages: msgspec.Raw = _NONE
     system: msgspec.Raw = _NONE
+    instructions: msgspec.Raw = _NONE
     tools: msgspec.Raw = _NONE
     input: msgspec.Raw = _NONE
     stream: Any = None
@@ -89,6 +90,7 @@ class _Chat(msgspec.Struct):
 class _Body(_Chat):
     prompt: msgspec.Raw = _NONE
     inputs: msgspec.Raw = _NONE
+    input_ids: msgspec.Raw = _NONE
     text_input: msgspec.Raw = _NONE
     text: msgspec.Raw = _NONE
     documents: msgspec.Raw = _NONE
@@ -146,9 +148,10 @@ def read_facts(path: bytes, body: bytes, prefixes: bool) -> Facts | None:
     if fields.messages is not _NONE and fields.tools is _NONE and fields.system is _NONE:
         prompt = [fields.messages]  # the common case
     else:
-        prompt = [raw for raw in (fields.tools, fields.system, fields.messages, fields.input) if raw is not _NONE]
+        said = (fields.tools, fields.system, fields.instructions, fields.messages, fields.input)
+        prompt = [raw for raw in said if raw is not _NONE]
         if isinstance(fields, _Body):
-            others = (fields.prompt, fields.inputs, fields.text_input, fields.text, fields.documents)
+            others = (fields.prompt, fields.inputs, fields.input_ids, fields.text_input, fields.text, fields.documents)
             prompt += [raw for raw in others if raw is not _NONE]
             if len(prompt) == 1 and _ids(prompt[0], facts):
                 if prefixes:
@@ -179,7 +182,7 @@ def _measure(prompt: list[msgspec.Raw], facts: Facts, body: bytes, prefixes: boo
     size = 0
     for raw in prompt:
         size += len(raw)
-    if size > IMAGE_BYTES and b";base64," in body:
+    if size > IMAGE_BYTES and b"base64" in body:
         size -= sum(max(len(m.group()) - IMAGE_BYTES, 0) for m in _INLINE.finditer(body))
     facts.prompt_bytes = max(size, 0)
     if prefixes and prompt:
@@ -236,6 +239,8 @@ def read_usage(tail: bytes) -> Usage | None:
         prompt = _number(tail, b'"input_tokens"', at)
         output = _number(tail, b'"output_tokens"', at)
         cached = _number(tail, b'"cache_read_input_tokens"', at)
+        if cached is None:
+            cached = _number(tail, b'"cached_tokens"', at)
         if prompt is None and output is None:
             return None
     return Usage(prompt or 0, output or 0, cached)

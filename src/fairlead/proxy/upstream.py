@@ -202,7 +202,7 @@ class Upstream(asyncio.Protocol):
         """Close at once: the engine is to stop working for us."""
         self.exchange = None
         self.closed = True
-        if self.transport is not None:
+        if self._counted:
             self.transport.abort()
         elif self.connecting is not None:
             self.connecting.cancel()

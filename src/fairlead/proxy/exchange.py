@@ -34,8 +34,10 @@ class Exchange:
     """State of one request. Made when its body is complete; `start` sets it off."""
 
     __slots__ = (
-        "arrived", "body", "bytes_out", "client", "error", "facts", "first_byte_at", "head", "lease", "path", "phase",
+        "arrived", "body", "bytes_out", "client", "error", "facts", "first_byte_at", "head", "idle", "lease", "path",
+        "phase",
         "replay_safe", "request_id", "resent", "response", "service", "status", "tried", "tries", "upstream", "usage",
+        "wheel",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +53,8 @@ class Exchange:
         replay_safe: bool,
     ) -> None:
         self.service = service
+        self.wheel = service.wheel
+        self.idle = service.timeouts.idle
         self.client = client
         self.head = head
         self.path = path
@@ -155,7 +159,7 @@ class Exchange:
             data = self._commit(data)
         self.bytes_out += len(data)
         client = self.client
-        client.deadline = self.service.wheel.now + self.service.timeouts.idle
+        client.deadline = self.wheel.now + self.idle
         client.write(data)
 
     def _commit(self, data: bytes) -> bytes:

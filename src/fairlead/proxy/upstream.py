@@ -29,8 +29,8 @@ class Upstream(asyncio.Protocol):
     """A connection in the pool or at work for one exchange."""
 
     __slots__ = (
-        "_buffer", "_counted", "_interim", "_left", "_scanner", "closed", "connecting", "exchange", "idle_since", "paused", "pool",
-        "recode", "requests", "sse", "state", "tail", "transport",
+        "_buffer", "_counted", "_interim", "_left", "_scanner", "closed", "connecting", "exchange", "idle_since",
+        "paused", "pool", "recode", "requests", "sse", "state", "tail", "transport",
     )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:

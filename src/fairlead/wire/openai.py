@@ -16,6 +16,8 @@ from xxhash import xxh3_64_intdigest
 from fairlead.core.model import Facts, Kind, Usage
 
 PREFIX_STEPS: Final = (256, 1_024, 4_096, 16_384, 65_536)  # bytes of the prompt covered by each hash
+SAMPLE_STEP: Final = 2_048  # a long prompt is looked at once in so many bytes,
+SAMPLE: Final = 192  # for so many bytes
 IMAGE_BYTES: Final = 4_000  # an inline picture counts as this many prompt bytes: about 1,000 tokens
 MAX_MODEL: Final = 512  # characters of a model's name
 MAX_TOKENS: Final = 10_000_000  # larger limits say no more than this one
@@ -182,11 +184,19 @@ def _measure(prompt: list[msgspec.Raw], facts: Facts, body: bytes, prefixes: boo
     size = 0
     for raw in prompt:
         size += len(raw)
-    if size > IMAGE_BYTES and b"base64" in body:
+    if size > IMAGE_BYTES and _may_hold_media(body):
         size -= sum(max(len(m.group()) - IMAGE_BYTES, 0) for m in _INLINE.finditer(body))
     facts.prompt_bytes = max(size, 0)
     if prefixes and prompt:
         facts.prefixes = hash_prefixes(b"".join([bytes(raw) for raw in prompt]))
+
+
+def _may_hold_media(body: bytes) -> bool:
+    """Is there a long run without a blank, as pictures and sounds in base64 are?
+
+    Looking for "base64" in the whole body takes as long as all the rest of reading it; text has blanks everywhere.
+    """
+    return any(b" " not in body[at : at + SAMPLE] for at in range(SAMPLE_STEP, len(body), SAMPLE_STEP))
 
 
 def _ids(raw: msgspec.Raw, facts: Facts) -> bool:

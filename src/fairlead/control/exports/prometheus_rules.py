@@ -43,14 +43,14 @@ SHARE: Final = Rule(
     """,
     expr="""
     (
-      # each backend's share of the requests of the window
-      sum without (model, code) (increase(fairlead_requests_total{backend!=""}[$window]))
+      # each backend's share of the requests of the window that another backend could have taken as well
+      increase(fairlead_contested_requests_total[$window])
       / ignoring (backend) group_left ()
-      sum without (backend, model, code) (increase(fairlead_requests_total{backend!=""}[$window]))
+      sum without (backend) (increase(fairlead_contested_requests_total[$window]))
     ) > $threshold
     # enough requests to say something
     and ignoring (backend)
-    sum without (backend, model, code) (increase(fairlead_requests_total{backend!=""}[$window])) >= $min_requests
+    sum without (backend) (increase(fairlead_contested_requests_total[$window])) >= $min_requests
     # another backend was healthy during the whole window: all healthy ones less this one
     and
     (
@@ -66,9 +66,9 @@ SHARE: Final = Rule(
     # set weights do not ask for it (the weight share is 0 where nobody set any)
     unless
     (
-      sum without (model, code) (increase(fairlead_requests_total{backend!=""}[$window]))
+      increase(fairlead_contested_requests_total[$window])
       / ignoring (backend) group_left ()
-      sum without (backend, model, code) (increase(fairlead_requests_total{backend!=""}[$window]))
+      sum without (backend) (increase(fairlead_contested_requests_total[$window]))
     ) <= $explained * max_over_time(fairlead_backend_weight_share[$window])
     """,
     severity="warning",
@@ -77,7 +77,7 @@ SHARE: Final = Rule(
     Over the last $window one backend of the Fairlead at {{ $$labels.instance }} got more than $percent of the
     requests while another was healthy. Look at GET /api/backends on the admin address (share, capacity, state)
     and at GET /api/explain/ID for a few ids from GET /api/decisions to see why they went there. Usual causes:
-    the others do not serve the model that is asked for, a session or prefix policy with few distinct sessions
+    a session or prefix policy with few distinct sessions
     or prompts, or an engine that answers errors so fast that it looks idle. If it is meant, set weights.
     """,
 )
@@ -199,8 +199,8 @@ _HEAD: Final = """\
 #
 # The share alert was written for threshold $percent, window $window, min_requests $min_requests ($origin).
 # It needs at least four readings in its window: scrape_interval $interval or shorter.
-# It cannot see which backend serves which model. Where that differs within a fleet, alert on
-# fairlead_alert_active == 1 instead: that is Fairlead's own judgement, which knows.
+# It counts requests that another backend could have taken as well, as Fairlead's own alert does
+# (fairlead_alert_active == 1).
 
 groups:
   - name: fairlead

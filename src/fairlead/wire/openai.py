@@ -8,7 +8,7 @@ native routes of Triton, TGI, SGLang, llama.cpp and Ollama. Text is measured and
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from xxhash import xxh3_64_intdigest
@@ -61,7 +61,6 @@ _OVERHEAD: Final = {
 _TRITON: Final = re.compile(rb"/v2/models/([^/]{1,256})(?:/versions/[^/]{1,64})?/(generate|generate_stream|infer)")
 _INLINE: Final = re.compile(rb'(?:;base64,|"data"\s*:\s*")[A-Za-z0-9+/=\\]*')  # a picture or sound in the body
 
-_NUMBER: Final = re.compile(rb"\s*:\s*(\d{1,12})")
 USAGE_TAIL: Final = 4_096  # bytes of an answer's end in which `usage` is looked for
 
 _NONE = msgspec.Raw(b"null")
@@ -101,6 +100,24 @@ class _Body(_Chat):
     sampling_params: Any = None
 
 
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: _Tokens | None = None
+
+
+class _Counts(msgspec.Struct):
+    prompt_tokens: _Tokens | None = None
+    completion_tokens: _Tokens | None = None
+    prompt_tokens_details: _Details | None = None
+    input_tokens: _Tokens | None = None
+    output_tokens: _Tokens | None = None
+    input_tokens_details: _Details | None = None
+    cache_read_input_tokens: _Tokens | None = None
+
+
+_decode_counts = msgspec.json.Decoder(_Counts).decode
 _decode = msgspec.json.Decoder(_Body).decode
 _decode_chat = msgspec.json.Decoder(_Chat).decode
 
@@ -239,27 +256,20 @@ def body_field(body: bytes, name: str) -> str | None:
 def read_usage(tail: bytes) -> Usage | None:
     """Token counts from the end of an answer, JSON or event stream; None where it tells none."""
     at = tail.rfind(b'"usage"')
-    if at < 0:
+    start = tail.find(b"{", at, at + 16) if at >= 0 else -1
+    if start < 0:
         return None
-    prompt = _number(tail, b'"prompt_tokens"', at)
-    if prompt is not None:
-        output = _number(tail, b'"completion_tokens"', at)
-        cached = _number(tail, b'"cached_tokens"', at)
-    else:
-        prompt = _number(tail, b'"input_tokens"', at)
-        output = _number(tail, b'"output_tokens"', at)
-        cached = _number(tail, b'"cache_read_input_tokens"', at)
-        if cached is None:
-            cached = _number(tail, b'"cached_tokens"', at)
-        if prompt is None and output is None:
-            return None
+    end = tail.find(b"}", start)
+    while end >= 0 and tail.count(b"{", start, end) > tail.count(b"}", start, end) + 1:  # the details' own braces
+        end = tail.find(b"}", end + 1)
+    try:
+        counts = _decode_counts(tail[start : end + 1])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    details = counts.prompt_tokens_details or counts.input_tokens_details
+    cached = details.cached_tokens if details is not None else counts.cache_read_input_tokens
+    prompt = counts.prompt_tokens if counts.prompt_tokens is not None else counts.input_tokens
+    output = counts.completion_tokens if counts.completion_tokens is not None else counts.output_tokens
+    if prompt is None and output is None:
+        return None
     return Usage(prompt or 0, output or 0, cached)
-
-
-def _number(tail: bytes, name: bytes, at: int) -> int | None:
-    """The whole number that follows a key, wherever it stands behind `at`."""
-    found = tail.find(name, at)
-    if found < 0:
-        return None
-    match = _NUMBER.match(tail, found + len(name))
-    return int(match[1]) if match is not None else None

@@ -58,7 +58,7 @@ class Running:
         """Let the loop run until `look` is true."""
         try:
             async with asyncio.timeout(PATIENCE):
-                while not look():  # noqa: ASYNC110 -- what is looked at has no event of its own
+                while not look():
                     await asyncio.sleep(0.005)
         except TimeoutError:
             raise AssertionError(f"waited {PATIENCE:g} s for: {what}") from None

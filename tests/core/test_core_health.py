@@ -212,7 +212,7 @@ def test_the_budget_is_a_floor_and_a_share_of_the_requests() -> None:
 
     assert retries(1) == pytest.approx(100, abs=1)  # ten a second over ten seconds are always allowed
     assert retries(5000) == pytest.approx(1100, abs=1)
-    assert retries(5000, 0.0) == pytest.approx(100, abs=1)
+    assert retries(5000, 0.0) == 0  # none means none
 
 
 def test_a_spent_budget_fills_again() -> None:

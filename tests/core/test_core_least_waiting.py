@@ -18,7 +18,12 @@ FRESH = 10.0
 
 
 def waiting(balancer: Balancer, id: str = "a", now: float = 1.0) -> float | None:
-    return balancer.backends[id].waiting(now, FRESH)
+    """What the policy takes for the engine's queue; None where it has to guess."""
+    backend = balancer.backends[id]
+    reported = backend.stats.waiting
+    if reported is None or now - backend.polled_at > FRESH:
+        return None
+    return reported + backend.unseen_old + backend.unseen_new
 
 
 def reported(*ids: str, now: float = 1.0, policy: str = "least_waiting") -> Balancer:

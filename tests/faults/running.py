@@ -216,7 +216,7 @@ class Fleet:
         if tries + self.resent != len(self.seen) + self.unseen_tries:
             raise AssertionError(f"{tries} tries, {len(self.seen)} requests at engines; {self.unseen_tries} unseen")
         for line in lines:
-            if line["outcome"] not in ("ok", "failed", "client_gone", "refused", "abandoned"):
+            if line["outcome"] not in ("ok", "error", "failed", "client_gone", "refused", "abandoned"):
                 raise AssertionError(f"a request has no outcome: {line}")
             if abs(time.time() - line["time"]) > 60.0 or not 0.0 <= line["duration"] < 60.0:
                 raise AssertionError(f"the log does not tell the time of the request: {line}")

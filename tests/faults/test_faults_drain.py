@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 
 from peers import Gone, Peer, Script, Seen, dial, run, until
-from running import DONE, LAST, Fleet, ask, chunk, event, fleet, hang, sse_head
+from running import DONE, LAST, Fleet, ask, chunk, event, fleet, hang, raw, sse_head
 from test_faults_midstream import assert_broken
 
 
@@ -175,3 +175,37 @@ def test_health_tells_of_the_drain_on_open_connections() -> None:
         await stop
 
     stopping(body)
+
+
+def test_an_answer_that_waits_in_our_buffer_is_delivered_before_the_end() -> None:
+    big = b"x" * 8_000_000
+
+    async def body() -> None:
+        async with fleet(1, default=raw(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(big) + big)) as f:
+            client = await f.dial(receive_buffer=65_536)
+            await client.send(ask("slow"))
+            await until(lambda: not f.app.service.exchanges and f.app.service.clients)
+            stop = asyncio.create_task(f.stop(drain=10.0))
+            answer = await client.answer()
+            assert len(answer.body) == len(big)
+            assert await stop == 0
+
+    run(body)
+
+
+def test_a_request_on_its_way_in_is_answered() -> None:
+    async def body() -> None:
+        async with fleet(1) as f:
+            client = await f.dial()
+            request = ask("half")
+            await client.send(request[:-20])
+            await until(lambda: any(c.busy for c in f.app.service.clients))
+            stop = asyncio.create_task(f.stop(drain=10.0))
+            await until(lambda: f.app.service.draining)
+            await client.send(request[-20:])
+            answer = await client.answer()
+            assert answer.whole
+            assert await client.end() == b""
+            assert await stop == 0
+
+    run(body)

@@ -137,7 +137,7 @@ def test_after_any_mix_everything_is_zero(seed: int) -> None:
             f.unseen_tries, f.resent = max(tries - len(f.seen), 0), max(len(f.seen) - tries, 0)
             assert f.unseen_tries <= outcomes["left"]
             kinds = {line["outcome"] for line in lines}
-            assert kinds == {"ok", "failed", "client_gone", "refused"}
+            assert kinds == {"ok", "error", "failed", "client_gone", "refused"}
 
     run(body)
 

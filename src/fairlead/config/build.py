@@ -73,7 +73,12 @@ def make_balancer(config: Config, rng: random.Random) -> Balancer:
         fail_timeout=health.fail_timeout,
     )
     for backend in config.backends:
-        balancer.add(backend.name, weight=backend.weight, max_connections=backend.max_connections)
+        balancer.add(
+            backend.name,
+            weight=backend.weight,
+            max_connections=backend.max_connections,
+            models=frozenset(backend.models) if backend.models else None,
+        )
     return balancer
 
 

@@ -194,7 +194,13 @@ class Retries:
     window: float = option(
         "duration", "no new try later than this after the request came", 10.0, low=0.001, high=3600.0
     )
-    budget: float = option("percent", "most retries, as a share of all requests", 0.2, low=0.0, high=1.0)
+    budget: float = option(
+        "percent",
+        "most retries, as a share of all requests of the last 10 s, and 10/s besides; 0%: none",
+        0.2,
+        low=0.0,
+        high=1.0,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,7 +86,7 @@ class ShareAlert:
             others = any(other is not b for other in usable)
             standing = b.id in self.active
             limit = rules.threshold - (HYSTERESIS if standing else 0.0)
-            bad = total >= rules.min_requests and share > limit and others and not explained
+            bad = b in usable and total >= rules.min_requests and share > limit and others and not explained
             if bad and not standing:
                 message = (
                     f"backend {b.id} got {share:.0%} of {total} requests in the last {rules.window:.0f} s "

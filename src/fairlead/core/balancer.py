@@ -33,6 +33,7 @@ NAMES_SHOWN = 20  # model names in an error message
 
 OK: Final = "ok"  # an answer was delivered in full (any status that is not the backend's failure)
 FAILED: Final = "failed"  # the backend failed the request
+ERROR: Final = "error"  # it answered with a 5xx that is the request's own affair: counted, but no reason to rest it
 CLIENT_GONE: Final = "client_gone"  # nobody's failure
 REFUSED: Final = "refused"  # never placed, or given up; answered with an error of our own
 ABANDONED: Final = "abandoned"  # given back without a verdict (shutdown, resend on a fresh connection)
@@ -217,6 +218,8 @@ class Balancer:
             backend.passive.succeed()
             if worked:
                 self._learn(lease, now, usage)
+        elif outcome == ERROR:
+            backend.errors += 1
         elif outcome == FAILED:
             backend.errors += 1
             if backend.passive.fail(reason, now):
@@ -230,7 +233,10 @@ class Balancer:
         if not may_retry(self.retry_rules, reason, tries, now - arrived):
             return False
         failed = lease.backend.id
-        others = any(b.id != failed and b.id not in tried for b in self._candidates(lease.facts.model, now))
+        others = any(
+            b.id != failed and b.id not in tried and (b.max_connections is None or b.inflight < b.max_connections)
+            for b in self._candidates(lease.facts.model, now)
+        )
         return others and self.budget.take(now)
 
     # --- inside ----------------------------------------------------------------------------------------------

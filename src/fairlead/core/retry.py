@@ -16,7 +16,7 @@ TIMEOUT: Final = "timeout"  # no answer began within its time
 REASONS: Final = (CONNECT, TIMEOUT, "500", "502", "503", "504", "429")
 
 BUDGET_SECONDS = 10.0
-BUDGET_FLOOR = 10.0  # retries per second that are always allowed
+BUDGET_FLOOR = 10.0  # retries per second that are allowed whatever the share says, unless the budget is 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,8 @@ class RetryBudget:
             self._turn(now)
         requests = self._old[0] + self._now[0]
         retries = self._old[1] + self._now[1]
-        if retries >= requests * self._rules.budget + BUDGET_FLOOR * BUDGET_SECONDS:
+        floor = BUDGET_FLOOR * BUDGET_SECONDS if self._rules.budget else 0.0
+        if retries >= requests * self._rules.budget + floor:
             return False
         self._now[1] += 1
         return True

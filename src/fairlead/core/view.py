@@ -72,8 +72,19 @@ class Policy(Protocol):
     def choose(self, facts: Facts, view: View) -> Choice: ...
 
 
+def weighted(indices: Sequence[int], view: View) -> int:
+    """One of these candidates at random, the likelier the higher its weight."""
+    weights = [view.backends[i].weight for i in indices]
+    point = view.rng.random() * sum(weights)
+    for i, weight in zip(indices, weights, strict=True):
+        point -= weight
+        if point < 0:
+            return i
+    return indices[-1]
+
+
 def lowest(scores: Sequence[float], view: View, near: float = 1.0) -> int:
-    """Index of the lowest score; among those up to `near` times it the fewest requests in flight, then at random."""
+    """Index of the lowest score; of those up to `near` times it the fewest in flight over weight, then by chance."""
     backends = view.backends
     if len(scores) == 2:  # the smallest fleet worth balancing, without the walk
         one, two = scores
@@ -81,16 +92,16 @@ def lowest(scores: Sequence[float], view: View, near: float = 1.0) -> int:
             return 0
         if two * near < one:
             return 1
-        one, two = backends[0].inflight / backends[0].weight, backends[1].inflight / backends[1].weight
-        if one == two:
-            return int(view.rng.random() * 2)
-        return 0 if one < two else 1
-    best = min(scores)
-    limit = best * near
+        first, second = backends
+        load_one, load_two = first.inflight / first.weight, second.inflight / second.weight
+        if load_one != load_two:
+            return 0 if load_one < load_two else 1
+        return 0 if view.rng.random() * (first.weight + second.weight) < first.weight else 1
+    limit = min(scores) * near
     ties = [i for i, score in enumerate(scores) if score <= limit]
     if len(ties) == 1:
         return ties[0]
     loads = [backends[i].inflight / backends[i].weight for i in ties]
     fewest = min(loads)
     ties = [i for i, load in zip(ties, loads, strict=True) if load == fewest]
-    return ties[0] if len(ties) == 1 else ties[int(view.rng.random() * len(ties))]
+    return ties[0] if len(ties) == 1 else weighted(ties, view)

@@ -155,7 +155,7 @@ class EmulatedServer:
     def _cut_connections(self) -> None:
         server = self._runner.server if self._runner is not None else None
         for connection in list(server.connections) if server is not None else ():
-            if isinstance(connection.transport, asyncio.WriteTransport):
+            if connection.transport is not None:
                 connection.transport.abort()
 
     # -- faults

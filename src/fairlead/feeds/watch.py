@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,7 +58,9 @@ class About:
     metrics_url: str = ""
     metrics_problem: str = ""
     entries: tuple[dict[str, Any], ...] = ()  # this backend's part of /v1/models
-    checked: bool = False  # did the first round end?
+
+
+log = logging.getLogger("fairlead")
 
 
 class Watch:
@@ -85,7 +88,6 @@ class Watch:
         self._changed = changed
         self._hurry = asyncio.Event()
         self._found_at = float("-inf")
-        self._found_by_probe = False  # did the health path answer in this round?
         self._tasks: list[asyncio.Task[None]] = []
         parts = urlsplit(self.url)
         self._root = f"{parts.scheme}://{parts.netloc}"
@@ -109,8 +111,10 @@ class Watch:
     async def _health_loop(self) -> None:
         interval = self.settings.health_interval
         while True:
-            await self._check()
-            self.about.checked = True
+            try:
+                await self._check()
+            except Exception:
+                log.exception("checking backend %s failed; this is a fault in Fairlead", self.id)
             self.first_round.set()
             probes = self._balancer.backends[self.id].probes
             wait = interval if probes.up and not probes.bad else min(interval, DOWN_INTERVAL)
@@ -127,8 +131,13 @@ class Watch:
         due = known.models is None or not known.up or self._clock() - self._found_at > REDISCOVER_SECONDS
         problem = await self._probe() if self.dialect is not None else ""
         if due and not problem:
-            problem = await self._discover()
-            if not problem and self.dialect is not None and not self._found_by_probe:
+            probed = self.dialect is not None
+            unknown = await self._discover()
+            if known.up and known.models is not None:
+                pass  # it is well and we know what it serves: that it did not tell again is no reason to rest it
+            elif unknown:
+                problem = unknown
+            elif not probed:
                 problem = await self._probe()
         self.about.problem = problem
         if self._balancer.probe(self.id, not problem, problem):
@@ -147,8 +156,7 @@ class Watch:
             return f"GET {path} gave no answer within {timeout:g} s"
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return _why(error)
-        self._found_by_probe = True
-        if answer.status in (404, 405) and dialect is not None and dialect.name == "generic":
+        if answer.status in (404, 405) and not self.settings.health_path and dialect and dialect.name == "generic":
             return ""  # a server without a health page that answers at all
         return "" if 200 <= answer.status < 300 else f"GET {path} answered {answer.status}"
 
@@ -156,20 +164,23 @@ class Watch:
 
     async def _discover(self) -> str:
         """Which engine, which version, which models? "" or why that could not be found out."""
-        self._found_by_probe = False
         fixed = DIALECTS.get(self.settings.engine) if self.settings.engine else None
-        known = fixed or (self.dialect if self._balancer.backends[self.id].up else None)
+        self._found_at = self._clock()
+        found = self.dialect if self._balancer.backends[self.id].up else None
+        # A generic one may turn out to be something better known once it answers more.
+        known = fixed or (found if found is not None and found.name != "generic" else None)
         clues = known.clues if known is not None else all_clues()
         # Of an engine that is known its metrics page would tell nothing new, and it is the page that hangs.
         paths = tuple(dict.fromkeys((*(c for c in clues if known is None or "metrics" not in c), "/v1/models")))
         answers: dict[str, Answer] = {}
         problems: list[str] = []
+        patience = max(CLUE_SECONDS, self.settings.health_timeout) if known is not None else CLUE_SECONDS
 
         async def ask(path: str) -> None:
             try:
-                answers[path] = await self._get(path, CLUE_SECONDS, CLUE_BYTES)
+                answers[path] = await self._get(path, patience, CLUE_BYTES)
             except TimeoutError:
-                problems.append(f"GET {path} gave no answer within {CLUE_SECONDS:g} s")
+                problems.append(f"GET {path} gave no answer within {patience:g} s")
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 problems.append(_why(error))
 
@@ -183,12 +194,16 @@ class Watch:
         models = self.settings.models or dialect.models(answers)
         if models is None:
             listed = answers.get("/v1/models")
-            if listed is not None and listed.status in (500, 502, 503):
+            had = self._balancer.backends[self.id].models
+            if listed is None and had is not None:
+                return ""  # no word this time: what was known stays
+            if listed is None:
+                return next((p for p in problems if "/v1/models" in p), problems[0] if problems else "no answer")
+            if listed.status >= 500:
                 return f"GET /v1/models answered {listed.status}"  # still loading
             models = ANY_MODEL
         self.about.entries = _entries(answers.get("/v1/models"), models)
         self._balancer.set_models(self.id, models)
-        self._found_at = self._clock()
         return ""
 
     # --- metrics ---------------------------------------------------------------------------------------------
@@ -200,7 +215,11 @@ class Watch:
         while True:
             dialect = self.dialect
             if dialect is not None and self._balancer.backends[self.id].up:
-                ok = await self._scrape(dialect)
+                try:
+                    ok = await self._scrape(dialect)
+                except Exception:
+                    log.exception("reading the metrics of backend %s failed; this is a fault in Fairlead", self.id)
+                    ok = False
                 wait = settings.metrics_interval if ok else min(wait * 2, MAX_BACKOFF)
             else:
                 wait = settings.metrics_interval

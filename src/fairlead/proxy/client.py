@@ -13,7 +13,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, cast
 
-from fairlead.proxy.timers import NEVER
+from fairlead.proxy.timers import NEVER, TICK
 from fairlead.wire.chunked import ChunkScanner
 from fairlead.wire.errors import error_body
 from fairlead.wire.fields import BadHttp
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fairlead")
 
+MAX_PIECES = 1_024  # chunks of a body kept apart
 MAX_PIPELINED = 65_536  # bytes kept of requests behind the running one; then reading stops
 LINGER_SECONDS = 2.0  # after an early refusal: read on for so long,
 LINGER_BYTES = 65_536  # or so much, so that our answer is not lost in a reset
@@ -44,8 +45,26 @@ class Client(asyncio.Protocol):
     """A downstream connection. All its state is of the request at hand, but for what waits in `_buffer`."""
 
     __slots__ = (
-        "_body", "_buffer", "_head", "_left", "_lingered", "_paused", "_scanner", "_size", "_unsent", "arrived",
-        "deadline", "exchange", "keep_alive", "peer", "service", "stalled", "state", "transport", "wake", "write",
+        "_body",
+        "_buffer",
+        "_head",
+        "_left",
+        "_lingered",
+        "_paused",
+        "_pieces",
+        "_scanner",
+        "_unsent",
+        "arrived",
+        "deadline",
+        "exchange",
+        "keep_alive",
+        "peer",
+        "service",
+        "stalled",
+        "state",
+        "transport",
+        "wake",
+        "write",
     )  # fmt: skip
 
     def __init__(self, service: Service) -> None:
@@ -62,7 +81,7 @@ class Client(asyncio.Protocol):
         self._buffer = b""
         self._head: RequestHead | None = None
         self._body: list[bytes] = []
-        self._size = 0  # body bytes read
+        self._pieces: list[bytes] = []  # what the scanner found since `_body` was last added to
         self._left = 0  # body bytes to come, where the length is known
         self._scanner: ChunkScanner | None = None
         self._paused = False
@@ -114,8 +133,9 @@ class Client(asyncio.Protocol):
     def pause_writing(self) -> None:
         self.stalled = True
         self._unsent = self.transport.get_write_buffer_size()
-        self.set_deadline(self.service.timeouts.client_write)
         exchange = self.exchange
+        if exchange is None or exchange.relaying:  # else the deadline is that of the backend
+            self.set_deadline(self.service.timeouts.client_write)
         if exchange is not None and exchange.upstream is not None:
             exchange.upstream.pause()
 
@@ -123,7 +143,8 @@ class Client(asyncio.Protocol):
         self.stalled = False
         exchange = self.exchange
         if exchange is not None and exchange.upstream is not None:
-            self.set_deadline(self.service.timeouts.idle)
+            if exchange.relaying:
+                self.set_deadline(self.service.timeouts.idle)
             exchange.upstream.resume()
 
     # --- deadlines -------------------------------------------------------------------------------------------
@@ -131,7 +152,8 @@ class Client(asyncio.Protocol):
     def set_deadline(self, seconds: float) -> None:
         """From now on this long, whatever was set before."""
         wheel = self.service.wheel
-        self.deadline = deadline = wheel.now + seconds
+        # `now` is up to a tick old: rather a tick late than early.
+        self.deadline = deadline = wheel.now + TICK + seconds
         if deadline < self.wake:
             wheel.enter(self)
 
@@ -185,7 +207,8 @@ class Client(asyncio.Protocol):
         if head.chunked:
             self._head = head
             self._body = []
-            self._scanner = ChunkScanner(self._body)
+            self._pieces = []
+            self._scanner = ChunkScanner(self._pieces)
             self._begin_body(head, rest)
         elif have == length:
             self._request(head, rest)
@@ -201,7 +224,6 @@ class Client(asyncio.Protocol):
 
     def _begin_body(self, head: RequestHead, rest: bytes) -> None:
         self.state = READ_BODY
-        self._size = 0
         self.set_deadline(self.service.timeouts.client_body)
         if rest:
             self._read_body(rest)
@@ -230,8 +252,12 @@ class Client(asyncio.Protocol):
                 self.service.recorder.refused(problem.reason)
                 self._error_and_close(problem.status, problem.reason, problem.message)
                 return
+            if len(self._pieces) > MAX_PIECES:  # a body in tiny chunks must not become millions of objects
+                self._body.append(b"".join(self._pieces))
+                self._pieces.clear()
             if not scanner.done:
                 return
+            self._body += self._pieces
             self._buffer = data[scanner.end :]
         body = b"".join(self._body)
         self._head, self._body, self._scanner = None, [], None
@@ -372,6 +398,13 @@ class Client(asyncio.Protocol):
             self.transport.abort()
 
     @property
-    def idle(self) -> bool:
-        """Is it between two requests?"""
-        return self.state == READ_HEAD and not self._buffer
+    def busy(self) -> bool:
+        """Is a request coming in, under way, or its answer not yet taken?"""
+        if self.state in (READ_BODY, BUSY) or (self.state == READ_HEAD and self._buffer):
+            return True
+        return self.state != CLOSED and self.transport.get_write_buffer_size() > 0
+
+    def finish(self) -> None:
+        """Take no more requests: close now if idle, else when what was written has been taken."""
+        if self.state == READ_HEAD and not self._buffer:
+            self._close()

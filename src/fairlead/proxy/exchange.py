@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fairlead.core.balancer import ABANDONED, CLIENT_GONE, FAILED, OK, REFUSED
+from fairlead.core.balancer import ABANDONED, CLIENT_GONE, ERROR, FAILED, OK, REFUSED
 from fairlead.core.model import Facts, Kind, Refusal, Usage
 from fairlead.core.retry import CONNECT, TIMEOUT
+from fairlead.proxy.timers import TICK
 from fairlead.proxy.upstream import Upstream
 from fairlead.wire.errors import error_event
 from fairlead.wire.http1 import RequestHead, ResponseHead
@@ -35,7 +36,7 @@ class Exchange:
 
     __slots__ = (
         "arrived", "body", "bytes_out", "client", "error", "facts", "first_byte_at", "head", "idle", "lease", "path",
-        "phase",
+        "phase", "placed",
         "replay_safe", "request_id", "resent", "response", "service", "status", "tried", "tries", "upstream", "usage",
         "wheel",
     )  # fmt: skip
@@ -54,7 +55,7 @@ class Exchange:
     ) -> None:
         self.service = service
         self.wheel = service.wheel
-        self.idle = service.timeouts.idle
+        self.idle = service.timeouts.idle + TICK
         self.client = client
         self.head = head
         self.path = path
@@ -67,6 +68,7 @@ class Exchange:
         self.upstream: Upstream | None = None
         self.response: ResponseHead | None = None
         self.phase = CONNECTING
+        self.placed = 0.0  # when the first backend was chosen: the retry window begins here
         self.tries = 0
         self.tried: tuple[str, ...] = ()
         self.resent = False  # sent again because a kept connection had been closed by the engine
@@ -78,9 +80,15 @@ class Exchange:
 
     # --- placing ---------------------------------------------------------------------------------------------
 
+    @property
+    def relaying(self) -> bool:
+        """Has the answer begun?"""
+        return self.phase is RELAYING
+
     def start(self) -> None:
         """Choose a backend and send; or answer with the reason why not."""
-        self._place(self.service.clock())
+        self.placed = self.service.clock()
+        self._place(self.placed)
 
     def _place(self, now: float) -> None:
         service = self.service
@@ -93,7 +101,8 @@ class Exchange:
             return
         self.lease = lease
         self.tries += 1
-        self._send(fresh=False)
+        # What must not be sent twice gets a new connection: a kept one may be closing as we write.
+        self._send(fresh=not self.replay_safe)
 
     def _send(self, *, fresh: bool) -> None:
         pool = self.service.pools[self.lease.backend.id]
@@ -173,9 +182,11 @@ class Exchange:
         if upstream.sse:
             service.balancer.first_token(self.lease, now)
         client = self.client
-        client.set_deadline(service.timeouts.idle)
-        if client.stalled:
-            upstream.pause()  # it still has not read the answer before this one
+        if client.stalled:  # it still has not read the answer before this one
+            upstream.pause()
+            client.set_deadline(service.timeouts.client_write)
+        else:
+            client.set_deadline(service.timeouts.idle)
         if response.status == 204:
             framing = b""
         elif response.chunked and not upstream.recode:
@@ -213,10 +224,11 @@ class Exchange:
         if produced:
             self.lease.produced = max(produced - stream_overhead(self.path, self.facts), 0)
         status = self.status
-        if status >= 500 and str(status) in self.service.balancer.retry_rules.on:
+        upstream.tail = b""
+        if status >= 500:
             self.error = str(status)
             self.service.failed(self.lease.backend.id, self.error)
-            self._end(FAILED)
+            self._end(FAILED if self.error in self.service.balancer.retry_rules.on else ERROR)
         else:
             self._end(OK)
 
@@ -290,7 +302,7 @@ class Exchange:
             return False
         if reason != CONNECT and not self.replay_safe:
             return False
-        if not balancer.may_retry(self.lease, reason, self.tries, self.arrived, now, self.tried):
+        if not balancer.may_retry(self.lease, reason, self.tries, self.placed, now, self.tried):
             return False
         self._fail_lease(reason, now)
         self._drop_upstream()
@@ -321,6 +333,9 @@ class Exchange:
     def _fail_lease(self, reason: str, now: float) -> None:
         backend = self.lease.backend
         self.tried += (backend.id,)
+        if reason == "429":  # it is busy, not broken
+            self.service.balancer.finish(self.lease, ABANDONED, now)
+            return
         self.service.failed(backend.id, reason)
         self.service.balancer.finish(self.lease, FAILED, now, reason=reason)
 

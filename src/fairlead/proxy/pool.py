@@ -43,7 +43,6 @@ class Pool:
         self.timeout = timeout
         self.idle: deque[Upstream] = deque()  # oldest first
         self.open = 0  # connections made and not yet lost, idle ones included
-        self.opened = 0  # ever
 
     def take(self) -> Upstream | None:
         """An idle connection that is still open, the newest first."""

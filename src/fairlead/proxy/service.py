@@ -25,6 +25,8 @@ from fairlead.wire.fields import BadHttp
 from fairlead.wire.http1 import RequestHead
 from fairlead.wire.openai import BadBody, body_field, read_facts
 
+DRAIN_STEP = 0.02  # seconds between two looks whether all is done
+LAST_BYTES_SECONDS = 1.0  # after the drain's end: time for the last bytes to leave
 SWEEP_TICKS = 5  # idle backend connections are looked at every so many ticks
 
 
@@ -114,7 +116,6 @@ class Service:
         self._servers: list[asyncio.AbstractServer] = []
         self._connecting: set[asyncio.Task[None]] = set()
         self._ticks = 0
-        self._quiet: asyncio.Event | None = None
         self._prefixes = balancer.policy.needs_prefixes
 
     # --- life ------------------------------------------------------------------------------------------------
@@ -148,29 +149,21 @@ class Service:
         for server in self._servers:
             server.close()
         for client in list(self.clients):
-            if client.idle:
-                client.abort()
-        left = 0
-        if self.exchanges:
-            self._quiet = asyncio.Event()
-            try:
-                await asyncio.wait_for(self._quiet.wait(), seconds)
-            except TimeoutError:
-                left = len(self.exchanges)
-                for exchange in list(self.exchanges):
-                    exchange.shutdown()
-        await self._flush()
-        return left
-
-    async def _flush(self) -> None:
-        """Give last bytes a moment to leave, then close what is open."""
-        until = self.clock() + 1.0
-        while self.clients and self.clock() < until:
-            if not any(not c.transport.is_closing() and c.transport.get_write_buffer_size() for c in self.clients):
-                break
-            await asyncio.sleep(0.01)
+            client.finish()
+        until = self.clock() + seconds
+        while any(client.busy for client in self.clients) and self.clock() < until:
+            await asyncio.sleep(DRAIN_STEP)
+        left = len(self.exchanges)
+        for exchange in list(self.exchanges):
+            exchange.shutdown()
+        until = self.clock() + LAST_BYTES_SECONDS
+        while any(client.busy for client in self.clients) and self.clock() < until:
+            await asyncio.sleep(DRAIN_STEP)
+        for exchange in list(self.exchanges):  # requests that became whole in these last moments
+            exchange.shutdown()
         for client in list(self.clients):
             client.cut(reset=False)
+        return left
 
     async def close(self) -> None:
         """Let go of everything."""
@@ -283,8 +276,6 @@ class Service:
     def ended(self, exchange: Exchange) -> None:
         """An exchange is over."""
         self.exchanges.discard(exchange)
-        if self._quiet is not None and not self.exchanges:
-            self._quiet.set()
 
 
 def _health(service: Service, client: Client, head: RequestHead, request_id: bytes) -> bool:

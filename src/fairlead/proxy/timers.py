@@ -8,9 +8,12 @@ deadline has moved on. Times are those of `time.monotonic`: uvloop's own clock c
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
+
+log = logging.getLogger("fairlead")
 
 TICK = 0.1  # seconds
 SLOTS = 1024  # one turn of the wheel: 102 s; later deadlines go round again
@@ -31,7 +34,7 @@ class Wheel:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._slots: list[list[Owner]] = [[] for _ in range(SLOTS)]
+        self._slots: list[list[tuple[float, Owner]]] = [[] for _ in range(SLOTS)]
         self._tick = 0
         self._start = self.now = monotonic()
         self._handle: asyncio.TimerHandle | None = None
@@ -55,7 +58,7 @@ class Wheel:
             return
         ticks = int((owner.deadline - self._start) / TICK) + 1
         ticks = min(max(ticks, self._tick + 1), self._tick + SLOTS - 1)
-        self._slots[ticks % SLOTS].append(owner)
+        self._slots[ticks % SLOTS].append((owner.deadline, owner))
 
     def _fire(self) -> None:
         self.now = now = monotonic()
@@ -64,18 +67,30 @@ class Wheel:
         # After a long stop of the process every slot is looked at once, not once per missed tick.
         first = max(self._tick + 1, due - SLOTS + 1)
         self._tick = due
-        for tick in range(first, due + 1):
-            slot = tick % SLOTS
-            owners = self._slots[slot]
-            if owners:
-                self._slots[slot] = []
-                for owner in owners:
-                    owner.wake = NEVER
-                    if owner.deadline <= now:
-                        owner.on_deadline(now)
-                    elif owner.deadline != NEVER:
-                        self.enter(owner)
-        for hook in self.on_tick:
-            hook(now)
-        after = self._start + (due + 1) * TICK - monotonic()
-        self._handle = self._loop.call_later(max(after, 0.0), self._fire)
+        try:
+            for tick in range(first, due + 1):
+                slot = tick % SLOTS
+                entries = self._slots[slot]
+                if entries:
+                    self._slots[slot] = []
+                    for stamp, owner in entries:
+                        if owner.wake == stamp:  # else it was entered again for an earlier time: that entry counts
+                            self._look(owner, now)
+            for hook in self.on_tick:
+                try:
+                    hook(now)
+                except Exception:
+                    log.exception("a periodic task failed; this is a fault in Fairlead")
+        finally:
+            after = self._start + (due + 1) * TICK - monotonic()
+            self._handle = self._loop.call_later(max(after, 0.0), self._fire)
+
+    def _look(self, owner: Owner, now: float) -> None:
+        owner.wake = NEVER
+        if owner.deadline <= now:
+            try:
+                owner.on_deadline(now)
+            except Exception:
+                log.exception("a deadline could not be handled; this is a fault in Fairlead")
+        elif owner.deadline != NEVER:
+            self.enter(owner)

@@ -61,7 +61,6 @@ class Upstream(asyncio.Protocol):
             return
         self._counted = True
         self.pool.open += 1
-        self.pool.opened += 1
 
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange

@@ -133,7 +133,9 @@ class ChunkScanner:
             self._extensions += len(match[2])
             if self._extensions > MAX_EXTENSIONS:
                 raise _bad("too many chunk extensions")
-        elif len(_sizes) < MAX_SIZES:
+        elif len(line) <= 8:
+            if len(_sizes) >= MAX_SIZES:
+                _sizes.clear()
             _sizes[line] = size
         return size
 

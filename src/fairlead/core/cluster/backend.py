@@ -39,6 +39,7 @@ class Backend:
         "seed",
         "seen_epoch",
         "slowdown",
+        "speed",
         "speed_observed",
         "speed_predicted",
         "stats",
@@ -95,19 +96,13 @@ class Backend:
         self.speed_observed = 0.0
         self.speed_predicted = 0.0
         self.slowdown = 1.0  # observed over predicted time, against the fleet's mean: 2 = half as fast
+        self.speed = 1.0  # learned, the fleet's mean is 1; 1 where weights are set
         self.capacity = self.weight  # relative speed, the fleet's mean is 1; the weight where one is set
 
     @property
     def up(self) -> bool:
         """Do active checks call it healthy?"""
         return self.probes.up
-
-    def waiting(self, now: float, stale_after: float) -> float | None:
-        """Requests in the engine's queue: its last word plus ours that it cannot have counted; None if unknown."""
-        waiting = self.stats.waiting
-        if waiting is None or now - self.polled_at > stale_after:
-            return None
-        return waiting + self.unseen_old + self.unseen_new
 
     def serves(self, model: str | None) -> bool:
         """Can it be offered a request for `model` (None: any)?"""

@@ -22,7 +22,6 @@ class Lease:
 
     __slots__ = (
         "backend",
-        "cached_tokens",
         "candidates",
         "choice",
         "epoch",

@@ -74,10 +74,16 @@ class Speeds:
         backends = list(backends)
         fade = exp(-max(now - self._refreshed_at, 0.0) / MEMORY_SECONDS) if self._samples else 0.0
         self._refreshed_at = now
-        # Each backend counts once in the mean, however much traffic it gets.
-        known = [b.speed_observed / b.speed_predicted for b in backends if b.speed_predicted > 0.0]
-        mean = sum(known) / len(known) if known else 0.0
         prior = PRIOR_REQUESTS * self._mean_predicted / self._samples if self._samples else 0.0
+        # Each backend counts about once in the mean, however much traffic it gets; one of which little is known
+        # (any more) counts little, or one bad moment long ago would be held against it for ever.
+        known = [
+            (b.speed_observed / b.speed_predicted, b.speed_predicted / (b.speed_predicted + prior))
+            for b in backends
+            if b.speed_predicted > 0.0
+        ]
+        evidence = sum(weight for _, weight in known)
+        mean = sum(ratio * weight for ratio, weight in known) / evidence if evidence else 0.0
         weighted = any(b.weight_set for b in backends)
         for b in backends:
             if mean > 0.0:
@@ -85,4 +91,5 @@ class Speeds:
                 b.speed_observed *= fade
                 b.speed_predicted *= fade
             # A weight that somebody set says what to believe; learned speeds serve those who set none.
-            b.capacity = b.weight if weighted else 1.0 / b.slowdown
+            b.speed = 1.0 if weighted else 1.0 / b.slowdown
+            b.capacity = b.weight if weighted else b.speed

@@ -14,6 +14,5 @@ class LeastConnections:
     def choose(self, facts: Facts, view: View) -> Choice:
         backends = view.backends
         terms = [(b.inflight, b.weight) for b in backends]
-        # The request itself is counted, so that on an idle fleet the heavier backend comes first.
-        scores = [(n + 1) / w for n, w in terms]
+        scores = [n / w for n, w in terms]
         return Choice(lowest(scores, view), "fewest requests in flight", scores, terms)

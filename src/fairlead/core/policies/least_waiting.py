@@ -32,5 +32,5 @@ class LeastWaiting:
             else:
                 known = waiting + b.unseen_old + b.unseen_new
             terms.append((known, inflight, now - polled_at))
-            scores.append((known + TIE_BREAK * (inflight + 1)) / b.weight)
+            scores.append((known + TIE_BREAK * inflight) / b.weight)
         return Choice(lowest(scores, view), "shortest queue in the engine", scores, terms)

@@ -1,4 +1,4 @@
-"""`power_of_two`: two at random, the less loaded of them.
+"""`power_of_two`: two at random (the likelier the higher their weight), the less loaded of them.
 
 Looks at two candidates only, so many balancers that share a fleet do not all run to the same one.
 """
@@ -6,7 +6,7 @@ Looks at two candidates only, so many balancers that share a fleet do not all ru
 from __future__ import annotations
 
 from fairlead.core.model import Facts
-from fairlead.core.view import Choice, View
+from fairlead.core.view import Choice, View, weighted
 
 NOT_DRAWN = float("inf")
 
@@ -19,12 +19,14 @@ class PowerOfTwo:
     def choose(self, facts: Facts, view: View) -> Choice:
         backends = view.backends
         count = len(backends)
-        first = view.rng.randrange(count)
         if count == 1:
             return Choice(0, "the only candidate", [float(backends[0].inflight)], [(backends[0].inflight,)])
-        second = (first + 1 + view.rng.randrange(count - 1)) % count
+        indices = list(range(count))
+        first = weighted(indices, view)
+        del indices[first]
+        second = weighted(indices, view)
         one, two = backends[first], backends[second]
-        load_one, load_two = (one.inflight + 1) / one.weight, (two.inflight + 1) / two.weight
+        load_one, load_two = one.inflight / one.weight, two.inflight / two.weight
         scores = [NOT_DRAWN] * count
         scores[first], scores[second] = load_one, load_two
         chosen = first if load_one <= load_two else second

@@ -82,7 +82,9 @@ class PrefixHash:
         drawn: list[float] = [place(key, b.seed) for b in backends]
         if any(b.weight != backends[0].weight for b in backends):
             # Weighted rendezvous hashing (Schindelhauer, Schomaker 2005): keys in proportion to the weights.
-            drawn = [-b.weight / log((x + 0.5) / (MASK + 1)) for x, b in zip(drawn, backends, strict=True)]
+            drawn = [
+                -b.weight / log((min(x, MASK - 2048) + 0.5) / (MASK + 1)) for x, b in zip(drawn, backends, strict=True)
+            ]
         order = sorted(range(len(backends)), key=drawn.__getitem__, reverse=True)
         ranks = [0] * len(backends)
         for rank, i in enumerate(order):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from time import monotonic
 
 import pytest
@@ -32,10 +31,10 @@ class Raising(Sleeper):
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
     monkeypatch.setattr(timers, "monotonic", lambda: now[0])
-    yield now
+    return now
 
 
 def moved(wheel: Wheel, owner: Sleeper, seconds: float) -> None:

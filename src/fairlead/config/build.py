@@ -157,6 +157,7 @@ class App:
         self._session: aiohttp.ClientSession | None = None
         self._models_cache: tuple[tuple[int, ...], bytes] = ((), b"")
         self._alerted_at = float("-inf")
+        self._resting: set[str] = set()  # backends that were ejected at the last look
         self._admin: Admin | None = None
 
     # --- life ------------------------------------------------------------------------------------------------
@@ -237,11 +238,23 @@ class App:
             self.access_log.flush()
         if now - self._alerted_at >= ALERT_SECONDS:
             self._alerted_at = now
+            self._tell_ejections(now)
             raised, cleared = self.alert.observe(self.balancer.backends.values(), now)
             for alert in raised:
                 log.warning("alert %s raised: %s", alert.name, alert.message)
             for alert in cleared:
                 log.info("alert %s cleared for backend %s", alert.name, alert.backend)
+
+    def _tell_ejections(self, now: float) -> None:
+        resting = {b.id: b for b in self.balancer.backends.values() if b.passive.ejected(now)}
+        for id in resting.keys() - self._resting:
+            passive = resting[id].passive
+            log.warning(
+                "backend %s rests for %g s after failed requests (%s)", id, passive.fail_timeout, passive.reason
+            )
+        for id in self._resting - resting.keys():
+            log.info("backend %s gets requests again", id)
+        self._resting = set(resting)
 
     def _hurry(self, backend: str) -> None:
         watch = self.watches.get(backend)

@@ -78,7 +78,7 @@ def _check_addresses(config: Config, where: Mapping[int, str], problems: Problem
     if not is_loopback(config.admin.host):
         problems.add(
             "admin",
-            f"{config.admin} can be reached from other machines, and whoever reaches it can change the fleet",
+            f"{config.admin} can be reached from other machines, and whoever reaches it can see what the fleet does",
             value=str(config.admin),
             hint="write 127.0.0.1, or close the port to everyone else",
             severity=WARNING,

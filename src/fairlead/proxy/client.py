@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 from fairlead.proxy.timers import NEVER, TICK
 from fairlead.wire.chunked import ChunkScanner
-from fairlead.wire.errors import error_body
+from fairlead.wire.errors import error_body, render
 from fairlead.wire.fields import BadHttp
 from fairlead.wire.http1 import RequestHead, check_partial, parse_request
 
@@ -31,14 +31,6 @@ LINGER_SECONDS = 2.0  # after an early refusal: read on for so long,
 LINGER_BYTES = 65_536  # or so much, so that our answer is not lost in a reset
 
 READ_HEAD, READ_BODY, BUSY, LINGER, CLOSED = range(5)
-
-REASONS = {
-    200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 408: "Request Timeout",
-    413: "Content Too Large", 414: "URI Too Long", 417: "Expectation Failed", 429: "Too Many Requests",
-    431: "Request Header Fields Too Large", 500: "Internal Server Error", 501: "Not Implemented",
-    502: "Bad Gateway", 503: "Service Unavailable", 504: "Gateway Timeout", 505: "HTTP Version Not Supported",
-    508: "Loop Detected",
-}  # fmt: skip
 
 
 class Client(asyncio.Protocol):
@@ -193,6 +185,7 @@ class Client(asyncio.Protocol):
                 return
             self._buffer = b""
             head = parse_request(buffer[:end], service.limits.headers)
+            self._head = head
             self.keep_alive = head.keep_alive
             service.check(head)
             length = head.content_length or 0
@@ -205,7 +198,6 @@ class Client(asyncio.Protocol):
         rest = buffer[end + 4 :]
         have = len(rest)
         if head.chunked:
-            self._head = head
             self._body = []
             self._pieces = []
             self._scanner = ChunkScanner(self._pieces)
@@ -216,7 +208,6 @@ class Client(asyncio.Protocol):
             self._buffer = rest[length:]
             self._request(head, rest[:length])
         else:
-            self._head = head
             self._body = []
             self._left = length
             self._scanner = None
@@ -260,7 +251,7 @@ class Client(asyncio.Protocol):
             self._body += self._pieces
             self._buffer = data[scanner.end :]
         body = b"".join(self._body)
-        self._head, self._body, self._scanner = None, [], None
+        self._body, self._scanner = [], None
         self._request(head, body)
 
     def _too_large(self) -> BadHttp:
@@ -269,6 +260,7 @@ class Client(asyncio.Protocol):
 
     def _request(self, head: RequestHead, body: bytes) -> None:
         self.state = BUSY
+        self._head = None
         try:
             self.service.request(self, head, body)
         except Exception:
@@ -324,7 +316,8 @@ class Client(asyncio.Protocol):
         """An answer of our own to a complete request."""
         if self.service.draining:
             self.keep_alive = False
-        self.write(self._render(status, body, request_id, extra, bodyless=head.method == b"HEAD"))
+        close = not self.keep_alive
+        self.write(render(status, body, request_id, extra, close=close, bodyless=head.method == b"HEAD"))
         self.exchange = None
         if self.keep_alive:
             self._next()
@@ -339,18 +332,6 @@ class Client(asyncio.Protocol):
         extra = b"retry-after: %d\r\n" % retry_after if retry_after is not None else b""
         self.respond(exchange.head, status, body, exchange.request_id, extra)
 
-    def _render(self, status: int, body: bytes, request_id: bytes, extra: bytes, *, bodyless: bool) -> bytes:
-        close = b"" if self.keep_alive else b"connection: close\r\n"
-        return b"%b%d\r\n%b%bx-request-id: %b\r\n\r\n%b" % (
-            b"HTTP/1.1 %d %b\r\nserver: fairlead\r\ncontent-type: application/json\r\ncontent-length: "
-            % (status, REASONS.get(status, "Error").encode()),
-            len(body),
-            extra,
-            close,
-            request_id,
-            b"" if bodyless else body,
-        )
-
     def _error_and_close(self, status: int, code: str, message: str, retry_after: int | None = None) -> None:
         """Refuse before a request is complete: answer, close our side, and read on a little.
 
@@ -359,8 +340,10 @@ class Client(asyncio.Protocol):
         self.keep_alive = False
         extra = b"retry-after: %d\r\n" % retry_after if retry_after is not None else b""
         body = error_body(status, code, message)
-        self.write(self._render(status, body, self.service.new_request_id(), extra, bodyless=False))
-        self.service.recorder.early(self, status, code)
+        head = self._head  # known when it was the body that we refused
+        request_id = (head.request_id if head is not None else None) or self.service.new_request_id()
+        self.write(render(status, body, request_id, extra, close=True))
+        self.service.recorder.early(self, status, code, head, request_id)
         self._head, self._body, self._scanner, self._buffer = None, [], None, b""
         self.state = LINGER
         self.set_deadline(LINGER_SECONDS)

@@ -1,4 +1,4 @@
-"""Errors as clients see them: the OpenAI shape, or Anthropic's on its routes.
+"""Answers of our own. Errors as clients see them: the OpenAI shape, or Anthropic's on its routes.
 
 They say whose fault it was and what to do, and hold no upstream address, key or prompt text.
 """
@@ -6,6 +6,14 @@ They say whose fault it was and what to do, and hold no upstream address, key or
 from __future__ import annotations
 
 import msgspec
+
+REASONS = {
+    200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 408: "Request Timeout",
+    413: "Content Too Large", 414: "URI Too Long", 417: "Expectation Failed", 429: "Too Many Requests",
+    431: "Request Header Fields Too Large", 500: "Internal Server Error", 501: "Not Implemented",
+    502: "Bad Gateway", 503: "Service Unavailable", 504: "Gateway Timeout", 505: "HTTP Version Not Supported",
+    508: "Loop Detected",
+}  # fmt: skip
 
 TYPES = {
     400: "invalid_request_error",
@@ -38,3 +46,15 @@ def error_event(code: str, message: str, *, anthropic: bool = False) -> bytes:
     """The event that ends a broken stream: clients raise on it, so a cut answer is never taken for a whole one."""
     body = error_body(502, code, message, anthropic=anthropic)
     return (b"event: error\n" if anthropic else b"") + b"data: " + body + b"\n\n"
+
+
+def render(
+    status: int, body: bytes, request_id: bytes, extra: bytes = b"", *, close: bool, bodyless: bool = False
+) -> bytes:
+    """A whole answer of our own; `extra` are further header lines, each with its CRLF."""
+    return b"HTTP/1.1 %d %b\r\nserver: fairlead\r\ncontent-type: application/json\r\n%b" % (
+        status,
+        REASONS.get(status, "Error").encode(),
+        b"content-length: %d\r\n%b%bx-request-id: %b\r\n\r\n%b"
+        % (len(body), extra, b"connection: close\r\n" if close else b"", request_id, b"" if bodyless else body),
+    )

@@ -8,13 +8,13 @@ is full sooner.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
 
 from fairlead.core.cluster.backend import Backend
 
 
 def room(backends: Sequence[Backend], factor: float) -> list[bool]:
     """May each backend take one more request? At least one may, as `factor` is 1 or more."""
-    total = sum(b.inflight for b in backends) + 1
-    capacity = sum(b.capacity for b in backends)
-    return [b.inflight + 1 <= ceil(factor * total * b.capacity / capacity) for b in backends]
+    total = sum([b.inflight for b in backends]) + 1
+    share = factor * total / sum([b.capacity for b in backends])
+    # n + 1 <= ceil(x) is n < x for whole n.
+    return [b.inflight < share * b.capacity for b in backends]

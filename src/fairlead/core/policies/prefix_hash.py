@@ -13,6 +13,7 @@ many backends as its popularity needs, and the least loaded of them is taken (an
 
 from __future__ import annotations
 
+from heapq import nlargest
 from math import ceil, log
 
 from fairlead.core.model import Facts
@@ -62,7 +63,7 @@ class Popularity:
 
 class PrefixHash:
     name = "prefix_hash"
-    term_names = ("in flight", "has room", "place in the key's order")
+    term_names = ("in flight", "has room", "draw: the highest wins")
     needs_prefixes = True
 
     def __init__(self, load_factor: float = 1.25) -> None:
@@ -76,7 +77,7 @@ class PrefixHash:
         fits = room(backends, self._factor)
         if not prefixes:
             scores = [(n + 1) / b.capacity for n, b in zip(inflight, backends, strict=True)]
-            terms = [(n, fit, 0) for n, fit in zip(inflight, fits, strict=True)]
+            terms: list[tuple[float, ...]] = [(n, fit, 0.0) for n, fit in zip(inflight, fits, strict=True)]
             return Choice(lowest(scores, view, NEAR), "no prompt to hash: least loaded", scores, terms)
         key, copies = self._key(prefixes, len(backends))
         drawn: list[float] = [place(key, b.seed) for b in backends]
@@ -85,25 +86,22 @@ class PrefixHash:
             drawn = [
                 -b.weight / log((min(x, MASK - 2048) + 0.5) / (MASK + 1)) for x, b in zip(drawn, backends, strict=True)
             ]
-        order = sorted(range(len(backends)), key=drawn.__getitem__, reverse=True)
-        ranks = [0] * len(backends)
-        for rank, i in enumerate(order):
-            ranks[i] = rank
-        terms = list(zip(inflight, fits, ranks, strict=True))
+        terms = [(n, fit, x) for n, fit, x in zip(inflight, fits, drawn, strict=True)]
+        scores = [-x for x in drawn]
         if copies > 1:
-            group = [i for i in order[:copies] if fits[i]]
+            group = [i for i in nlargest(copies, range(len(backends)), key=drawn.__getitem__) if fits[i]]
             if group:
                 loads = [inflight[i] / backends[i].capacity for i in group]
                 fewest = min(loads)
                 group = [i for i, load in zip(group, loads, strict=True) if load == fewest]
                 chosen = group[int(view.rng.random() * len(group))]
-                reason = f"a popular beginning, spread over {copies} backends"
-                return Choice(chosen, reason, ranks, terms)
-        chosen = next(i for i in order if fits[i])
-        reason = (
-            "the prefix's own backend" if ranks[chosen] == 0 else "the prefix's own backend is over its share: next"
-        )
-        return Choice(chosen, reason, ranks, terms)
+                return Choice(chosen, f"a popular beginning, spread over {copies} backends", scores, terms)
+        best = max(drawn)
+        home = drawn.index(best)
+        if fits[home]:
+            return Choice(home, "the prefix's own backend", scores, terms)
+        best = max([x for x, fit in zip(drawn, fits, strict=True) if fit])
+        return Choice(drawn.index(best), "the prefix's own backend is over its share: next", scores, terms)
 
     def _key(self, prefixes: tuple[int, ...], backends: int) -> tuple[int, int]:
         """(hash to place, number of backends it may use)."""

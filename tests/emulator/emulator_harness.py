@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+import uvloop
 
 from fairlead.emulator.fleet import EmulatedFleet
 from fairlead.emulator.server import EmulatedServer
@@ -27,7 +28,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
         async with asyncio.timeout(30):
             await test()
 
-    asyncio.run(bounded())
+    uvloop.run(bounded())  # as the command does: transports are of other classes there
 
 
 async def until(condition: Callable[[], bool], seconds: float = 5) -> None:

@@ -12,6 +12,7 @@ import asyncio
 import base64
 import struct
 import time
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -55,7 +56,7 @@ class Choice:
         self.prefix = self.suffix = b""
 
 
-class Reply:
+class Reply(ABC):
     """One HTTP answer in the making. `done` is set when all its choices are finished."""
 
     prefix: ClassVar[str] = ""  # of the answer's id
@@ -136,17 +137,17 @@ class Reply:
         """Chunks before the first token."""
         return b""
 
+    @abstractmethod
     def event(self, choice: Choice, text: str, finish: str | None) -> bytes:
         """The event of one token, not framed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def closing(self) -> bytes:
         """Chunks after the last token."""
-        raise NotImplementedError
 
+    @abstractmethod
     def body(self) -> bytes:
         """The whole answer, for a client that does not stream."""
-        raise NotImplementedError
 
 
 class OpenAIReply(Reply):
@@ -165,8 +166,9 @@ class OpenAIReply(Reply):
             return end
         return self.framed(data_event({**self._chunk([]), "usage": self.usage()})) + end
 
+    @abstractmethod
     def _choice(self, choice: Choice) -> dict[str, Any]:
-        raise NotImplementedError
+        """One entry of `choices` in a whole answer."""
 
     def body(self) -> bytes:
         head = {"id": self.id, "object": self.whole_object, "created": self.created, "model": self.model}
@@ -265,6 +267,12 @@ class EmbeddingReply(Reply):
     """POST /v1/embeddings: vectors that depend on the prompt only, and mean nothing."""
 
     prefix = "embd-"
+
+    def event(self, choice: Choice, text: str, finish: str | None) -> bytes:
+        return b""  # it never streams
+
+    def closing(self) -> bytes:
+        return b""
 
     def body(self) -> bytes:
         options, data = self.ask.options, []

@@ -4,9 +4,10 @@ Rule 1: no I/O. Rule 2: strict. What two parsers could read differently is refus
 behind us use many parsers, and only bytes that all of them read alike are safe to forward (RFC 9112 sections
 2.2, 5, 6 and 11.2). Rule 3: lines are forwarded as the same bytes or not at all.
 
-Why own code and not llhttp: measured on an OpenAI SDK's head (11 fields), one call per field from C to Python
-costs twice what splitting and a memo of lines costs, and llhttp lets through things that must be refused here
-(bare LF, two Hosts). It serves as the judge instead: tests feed it and h11 all that we accept.
+Why own code and not llhttp: llhttp lets things through that must be refused here (bare LF, two Hosts), so every
+field is checked by us in any case; and heads repeat, which makes looking them up half as dear as llhttp. A head that was
+not seen before costs more than twice as much (docs/decisions.md). llhttp serves as the judge: tests feed it and h11
+all that we accept.
 """
 
 from __future__ import annotations

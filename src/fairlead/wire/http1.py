@@ -5,8 +5,8 @@ behind us use many parsers, and only bytes that all of them read alike are safe 
 2.2, 5, 6 and 11.2). Rule 3: lines are forwarded as the same bytes or not at all.
 
 Why own code and not llhttp: llhttp lets things through that must be refused here (bare LF, two Hosts), so every
-field is checked by us in any case; and heads repeat, which makes looking them up half as dear as llhttp. A head that was
-not seen before costs more than twice as much (docs/decisions.md). llhttp serves as the judge: tests feed it and h11
+field is checked by us in any case; and heads repeat, which makes looking them up half as dear as llhttp. A new
+head costs more than twice as much (docs/decisions.md). llhttp serves as the judge: tests feed it and h11
 all that we accept.
 """
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from fairlead.control.recorder import Recorder
 from fairlead.core.balancer import Balancer
-from fairlead.core.policies.registry import make
+from fairlead.core.policies.registry import DEFAULT, make
 from fairlead.proxy.client import Client
 from fairlead.proxy.pool import Pool
 from fairlead.proxy.service import LimitSettings, Service, TimeoutSettings
@@ -88,7 +88,7 @@ CHUNK = b"%x\r\n%b\n\n\r\n" % (len(EVENT) + 2, EVENT)
 
 
 def build() -> tuple[Service, Client, list[Upstream]]:
-    balancer = Balancer(make("least_pending_tokens"), random.Random(1))
+    balancer = Balancer(make(DEFAULT), random.Random(1))
     recorder = Recorder(balancer, lambda record: None)
     loop = asyncio.get_running_loop()
     service = Service(

@@ -18,6 +18,7 @@ from fairlead.core.cluster.ledger import Lease
 from fairlead.core.health.passive import PassiveFailures
 from fairlead.core.health.probes import ProbeCounter
 from fairlead.core.model import EngineStats, Facts, Kind, Refusal, Usage
+from fairlead.core.policies.prefix_hash import STEPS
 from fairlead.core.policies.registry import make
 from fairlead.core.view import Choice, Policy, View
 
@@ -30,6 +31,8 @@ def state_of(thing: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in (name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())):
         value = getattr(thing, name, None)
+        if name == "price":  # worked out of the other facts when it is wanted, and kept until one of them changes
+            continue
         if isinstance(value, (PassiveFailures, ProbeCounter)):
             found |= {f"{name}.{inner}": kept for inner, kept in state_of(value).items()}
         else:
@@ -96,7 +99,8 @@ def join(
 def chat(prompt: int = 400, *, prefixes: tuple[int, ...] = (), session: str | None = None, **more: Any) -> Facts:
     """A streamed chat whose prompt is `prompt` bytes long."""
     usual: dict[str, Any] = {"kind": Kind.CHAT, "model": MODEL, "needs_model": True, "stream": True}
-    return Facts(prompt_bytes=prompt, prefixes=prefixes, session=session, **(usual | more))
+    span = prompt if prefixes else 0
+    return Facts(prompt_bytes=prompt, blocks=prefixes, block_ends=STEPS, span=span, session=session, **(usual | more))
 
 
 def place(balancer: Balancer, facts: Facts | None = None, now: float = 0.0, tried: Collection[str] = ()) -> Lease:

@@ -27,7 +27,9 @@ requests = st.builds(
     prompt_bytes=st.integers(0, 100_000),
     max_tokens=st.none() | st.integers(0, 10_000),
     n=st.integers(1, 4),
-    prefixes=st.lists(st.integers(0, 20), max_size=4).map(tuple),
+    blocks=st.lists(st.integers(0, 20), max_size=4).map(tuple),
+    block_ends=st.just((256, 1_024, 4_096, 16_384)),
+    span=st.integers(0, 100_000),
     session=st.none() | st.sampled_from(["s", "t", "u"]),
 )
 Script = list[tuple[Facts, str, float]]

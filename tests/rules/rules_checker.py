@@ -32,9 +32,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # hosts: each knows the brain and the wire, none knows another
     "proxy": ("proxy", "core", "wire"),
     "picker": ("picker", "core", "wire"),
-    "sim": ("sim", "core", *PURE_EMULATOR),
+    "sim": ("sim", "core", "charts", *PURE_EMULATOR),
     # shows what the running parts hold, and starts none of them
-    "control": ("control", "core", "wire", "proxy", "feeds", "config.schema"),
+    "control": ("control", "core", "wire", "proxy", "feeds", "charts", "config.schema"),
     "config": ("config", "core.model", "core.policies.registry", "core.retry", "engines.registry"),
     "config.build": ("config", "core", "engines", "feeds", "proxy", "picker", "sim", "control"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairlead.core.model import Facts, Kind
-from fairlead.wire.openai import IMAGE_BYTES, MAX_TOKENS, PREFIX_STEPS, ROUTES, BadBody, hash_prefixes, read_facts
+from fairlead.wire.openai import BLOCK_ENDS, IMAGE_BYTES, MAX_TOKENS, ROUTES, BadBody, hash_blocks, read_facts
 
 CHAT = b"/v1/chat/completions"
 TEXT = "a prompt of some length, so that it counts"
@@ -176,22 +177,67 @@ def test_random_bytes_are_read_or_refused(path: bytes, body: bytes) -> None:
         read_facts(path, body, True)
 
 
-def test_prompts_with_the_same_beginning_share_hashes() -> None:
-    base = b"".join(b"%d " % number for number in range(30_000))
-    for step, end in enumerate(PREFIX_STEPS):
-        one, two = base[:end] + b"A" * 100, base[:end] + b"B" * 100
-        if end < PREFIX_STEPS[-1]:
-            assert hash_prefixes(one)[: step + 1] == hash_prefixes(two)[: step + 1]
-            assert hash_prefixes(one)[step + 1] != hash_prefixes(two)[step + 1]
-    assert len(hash_prefixes(base)) == len(PREFIX_STEPS)
-    assert len(set(hash_prefixes(base))) == len(PREFIX_STEPS)
+def blocks_of(prompt: bytes, model: str | None = None, salt: object = None) -> list[int]:
+    facts = Facts(model=model)
+    hash_blocks(prompt, facts, salt)
+    assert facts.span == len(prompt)
+    assert facts.block_ends is BLOCK_ENDS
+    return list(facts.blocks)
+
+
+def test_blocks_are_fine_where_prompts_begin_and_bounded_in_number() -> None:
+    assert BLOCK_ENDS[0] == 256
+    assert BLOCK_ENDS[-1] == 4 * 1024 * 1024
+    sizes = [end - start for start, end in itertools.pairwise((0, *BLOCK_ENDS))]
+    assert sizes == sorted(sizes)
+    assert len(BLOCK_ENDS) < 256
+    assert {256, 1_024, 4_096, 16_384, 65_536} <= set(BLOCK_ENDS), "what prefix_hash takes for its keys"
+
+
+@pytest.mark.parametrize("at", [0, 3, 15, 20, 40, 90])
+def test_prompts_with_the_same_beginning_share_the_hashes_of_its_blocks(at: int) -> None:
+    base = b"".join(b"%d " % number for number in range(250_000))
+    end = BLOCK_ENDS[at]
+    one, two = blocks_of(base[:end] + b"A" * 100), blocks_of(base[:end] + b"B" * 100)
+    assert one[: at + 1] == two[: at + 1]
+    assert one[at + 1] != two[at + 1]
+    assert len(one) == at + 2
+
+
+def test_no_more_than_four_mebibytes_are_hashed() -> None:
+    long = bytes(5 * 1024 * 1024)
+    assert blocks_of(long) == blocks_of(long + b"more")
+    assert len(blocks_of(long)) == len(BLOCK_ENDS)
 
 
 @settings(max_examples=100, deadline=None)
 @given(prompt=st.binary(max_size=3_000), other=st.binary(max_size=3_000))
 def test_hashes_depend_on_the_bytes_and_on_nothing_else(prompt: bytes, other: bytes) -> None:
-    first, second = hash_prefixes(prompt), hash_prefixes(other)
-    assert first == hash_prefixes(bytes(bytearray(prompt)))
-    assert len(first) == sum(1 for i in range(len(PREFIX_STEPS)) if i == 0 or len(prompt) > PREFIX_STEPS[i - 1])
-    for i, end in enumerate(PREFIX_STEPS[: min(len(first), len(second))]):
+    first, second = blocks_of(prompt), blocks_of(other)
+    assert first == blocks_of(bytes(bytearray(prompt)))
+    assert len(first) == max(-(-len(prompt) // 256), 1)
+    for i, end in enumerate(BLOCK_ENDS[: min(len(first), len(second))]):
         assert (first[i] == second[i]) == (prompt[:end] == other[:end])
+
+
+def test_models_and_cache_salts_share_nothing() -> None:
+    body = {"messages": [{"role": "user", "content": "hello " * 100}]}
+    path = b"/v1/chat/completions"
+    kinds = [
+        facts_of(path, {**body, **more}, True).blocks
+        for more in ({}, {"model": "a"}, {"model": "b"}, {"model": "a", "cache_salt": "s"}, {"cache_salt": "s"})
+    ]
+    assert len({tuple(blocks) for blocks in kinds}) == len(kinds)
+    assert facts_of(path, {**body, "model": "a"}, True).blocks == kinds[1]
+    assert facts_of(path, {**body, "model": "a"}).blocks == ()
+
+
+def test_the_next_turn_of_a_conversation_begins_with_the_hashes_of_the_last() -> None:
+    said = [{"role": "system", "content": "be brief " * 200}, {"role": "user", "content": "why? " * 100}]
+    path = b"/v1/chat/completions"
+    first = facts_of(path, {"model": "m", "messages": said}, True)
+    more = [*said, {"role": "assistant", "content": "because"}, {"role": "user", "content": "and then?"}]
+    second = facts_of(path, {"model": "m", "messages": more}, True)
+    whole = sum(end <= first.span - 1 for end in BLOCK_ENDS)  # the last byte of the first is its closing bracket
+    assert whole >= 8
+    assert first.blocks[:whole] == second.blocks[:whole]

@@ -6,6 +6,7 @@ Synchronous, deterministic, no I/O and no clock: `now` and the random source com
     assign -> Lease | Refusal          a request wants a place (again, after a failure: pass what was tried)
     first_token, settle, finish        how it went; `finish` may be called on every path, the first call counts
     add, remove, set_models, ...       the fleet changes
+    set_policy, set_shadow             another policy decides from now on, or is asked what it would have done
     probe, poll_started, poll_result   what checks and scrapes found
     tick                               once in a while (100 ms is good): learned values are refreshed
 """
@@ -17,14 +18,18 @@ from typing import Final
 
 from xxhash import xxh3_64_intdigest
 
+from fairlead.core.cluster import foreign
 from fairlead.core.cluster.backend import Backend
+from fairlead.core.cluster.cache import CacheView
+from fairlead.core.cluster.costs import step_seconds
 from fairlead.core.cluster.ledger import Lease, Ledger
-from fairlead.core.cluster.speeds import Speeds, step_seconds
+from fairlead.core.cluster.speeds import Speeds
 from fairlead.core.cluster.tokens import TokenEstimator
 from fairlead.core.health.passive import PassiveFailures
 from fairlead.core.health.probes import ProbeCounter
 from fairlead.core.model import EngineStats, Facts, Kind, Refusal, Usage
 from fairlead.core.retry import RetryBudget, RetryRules, may_retry
+from fairlead.core.shadow import Opinion, Shadow
 from fairlead.core.view import Policy, Rng, View
 
 REFRESH_SECONDS = 0.5  # how often learned speeds are worked out anew
@@ -54,15 +59,19 @@ class Balancer:
         fail_timeout: float = 30.0,
     ) -> None:
         self.policy = policy
+        self.shadow: Shadow | None = None  # a second policy that is asked and never obeyed
         self.retry_rules = retry or RetryRules()
         self.budget = RetryBudget(self.retry_rules)
         self.ledger = Ledger()
         self.tokens = TokenEstimator()
         self.speeds = Speeds()
+        self.cache = CacheView(self.tokens)
         self.backends: dict[str, Backend] = {}
         self._rise, self._fall = rise, fall
         self._max_fails, self._fail_timeout = max_fails, fail_timeout
         self._view = View(rng)
+        self.uses_prefixes = policy.needs_prefixes  # are block hashes wanted in the facts?
+        self._counts_cached = policy.needs_prefixes  # do leases leave out what is expected to be cached?
         self._refreshed_at = float("-inf")
         # Candidates by model, thrown away when anything changes that decides who is one.
         self._usable: dict[str | None, list[Backend]] = {}
@@ -91,6 +100,7 @@ class Balancer:
             models=models,
             probes=ProbeCounter(self._rise, self._fall),
             passive=PassiveFailures(self._max_fails, self._fail_timeout),
+            shelf=self.cache.index.shelf(),
         )
         self.backends[id] = backend
         self._changed()
@@ -99,7 +109,9 @@ class Balancer:
 
     def remove(self, id: str) -> None:
         """A backend leaves; requests that run there keep their leases to the end. KeyError if unknown."""
-        del self.backends[id]
+        self.cache.index.retire(self.backends.pop(id).shelf)
+        if self.shadow is not None:
+            self.shadow.forget(id)
         self._changed()
 
     def set_models(self, id: str, models: frozenset[str]) -> None:
@@ -123,13 +135,40 @@ class Balancer:
         """Is there a backend that can take a request?"""
         return bool(self._candidates(None, now))
 
+    # --- who decides -----------------------------------------------------------------------------------------
+
+    def set_policy(self, policy: Policy) -> None:
+        """Another policy decides from the next request on. What was learned of backends and models stays."""
+        self.policy = policy
+        if self.shadow is not None:
+            self.shadow.begin()
+        self._who_needs_prefixes()
+
+    def set_shadow(self, shadow: Shadow | None) -> None:
+        """From now on this policy is asked, too, and its answers are only counted. It changes no decision."""
+        self.shadow = shadow
+        self._who_needs_prefixes()
+
+    def _who_needs_prefixes(self) -> None:
+        before = self.uses_prefixes
+        shadow = self.shadow
+        self._counts_cached = self.policy.needs_prefixes
+        # A shadow always needs them: its judge does.
+        self.uses_prefixes = self._counts_cached or (shadow is not None and shadow.active)
+        if before and not self.uses_prefixes:
+            for backend in self.backends.values():  # what is not kept up to date must not be believed later
+                self.cache.index.clear(backend.shelf)
+
     # --- checks and readings ---------------------------------------------------------------------------------
 
     def probe(self, id: str, ok: bool, reason: str = "") -> bool:
         """Take an active check's result; True when the backend went up or down by it."""
-        changed = self.backends[id].probes.observe(ok, reason)
+        backend = self.backends[id]
+        changed = backend.probes.observe(ok, reason)
         if changed:
             self._changed()
+            if not backend.up:
+                self.cache.lost(backend)  # an engine that comes back has a new, empty cache
         return changed
 
     def poll_started(self, id: str) -> int:
@@ -138,6 +177,7 @@ class Balancer:
         backend.epoch += 1
         backend.unseen_old += backend.unseen_new
         backend.unseen_new = 0
+        foreign.begin(backend)
         return backend.epoch
 
     def poll_result(self, id: str, mark: int, stats: EngineStats, now: float) -> None:
@@ -145,8 +185,10 @@ class Balancer:
         backend = self.backends.get(id)
         if backend is None or mark != backend.epoch:
             return  # it left, or a later scrape has begun: this one's view of our requests is past
+        self.cache.counters(backend, stats)
         backend.stats = stats
         backend.polled_at = now
+        foreign.take(backend)
         backend.seen_epoch = mark
         backend.unseen_old = 0
 
@@ -156,9 +198,13 @@ class Balancer:
         for lease in self.ledger.leases:
             if lease.produced != lease.settled:
                 settle(lease)
+                lease.backend.progress_at = now
+        backends = self.backends.values()
+        self.speeds.watch(backends, now)
         if now - self._refreshed_at >= REFRESH_SECONDS:
             self._refreshed_at = now
-            self.speeds.refresh(self.backends.values(), now)
+            self.speeds.refresh(backends, now)
+            self.cache.refresh(backends)
 
     # --- requests --------------------------------------------------------------------------------------------
 
@@ -182,9 +228,26 @@ class Balancer:
         view = self._view
         view.backends, view.now = candidates, now
         prompt, output = view.prompt, view.output = self.tokens.estimate(facts)
+        uses_prefixes = self.uses_prefixes
+        if uses_prefixes:
+            view.cached = self.cache.match(facts, prompt, candidates)
         choice = self.policy.choose(facts, view)
         backend = candidates[choice.index]
-        lease = Lease(backend, facts, candidates, choice, prompt, output, step_seconds(backend), now)
+        opinion = None
+        shadow = self.shadow
+        if shadow is not None and shadow.active and len(candidates) > 1 and facts.kind != Kind.CHEAP:
+            opinion = self._ask(shadow, facts, choice.index)
+        cached = 0
+        if uses_prefixes:
+            cached = view.cached[choice.index]
+            self.cache.sent(backend, facts, prompt, output)
+        step = step_seconds(backend.kv_tokens, backend.decoding)
+        # With a policy that knows no prefixes, loads are what they would be without a shadow beside it.
+        counted = cached if self._counts_cached else 0
+        lease = Lease(backend, facts, candidates, choice, prompt, output, counted, step, now)
+        lease.policy, lease.opinion = self.policy, opinion
+        if cached and not counted:
+            lease.cached_raw = int(cached / backend.trust.factor)  # reports still judge the index
         self.ledger.open(lease)
         backend.placed += 1
         if len(candidates) > 1:
@@ -193,7 +256,9 @@ class Balancer:
 
     def first_token(self, lease: Lease, now: float) -> None:
         """The first byte of the answer's body came."""
-        self.ledger.first_token(lease, now)
+        if self.ledger.first_token(lease, now):
+            self.speeds.first_token(lease, now)
+            self.cache.started(lease)
 
     def finish(
         self,
@@ -241,6 +306,12 @@ class Balancer:
 
     # --- inside ----------------------------------------------------------------------------------------------
 
+    def _ask(self, shadow: Shadow, facts: Facts, chosen: int) -> Opinion | None:
+        opinion = shadow.observe(facts, self._view, chosen)
+        if opinion is None:
+            self._who_needs_prefixes()  # that may have been its last error
+        return opinion
+
     def _learn(self, lease: Lease, now: float, usage: Usage | None) -> None:
         facts = lease.facts
         if facts.kind == Kind.CHEAP:
@@ -249,11 +320,12 @@ class Balancer:
             # A stream without usage still tells its length: about one event per token.
             produced = lease.produced
             self.tokens.learn(facts, None, produced)
-            self.speeds.close(lease, produced or lease.output_expected, 0, now)
+            self.speeds.close(lease, produced or lease.output_expected, None, now)
         else:
             self.tokens.learn(facts, usage.prompt_tokens, usage.completion_tokens)
-            lease.prompt_tokens = lease.prompt_tokens or usage.prompt_tokens
-            self.speeds.close(lease, usage.completion_tokens, usage.cached_tokens or 0, now)
+            self.speeds.close(lease, usage.completion_tokens, usage.cached_tokens, now)
+            if self.uses_prefixes and usage.cached_tokens is not None:
+                self.cache.reported(lease, usage)
 
     def _changed(self) -> None:
         self._usable.clear()

@@ -6,6 +6,7 @@ sizes are bytes, token counts are tokens unless a name says otherwise.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,7 +36,11 @@ class Facts:
     n: int = 1  # parallel completions asked for
     stream: bool = False
     wants_usage: bool = False  # the client asked for `usage` in the stream
-    prefixes: tuple[int, ...] = ()  # hashes of ever longer beginnings of the prompt, shortest first
+    # Chained hashes of the prompt: blocks[i] stands for its first block_ends[i] bytes, the last one for all of it (or
+    # for all that is hashed). `block_ends` is shared by all requests and may be longer than `blocks`.
+    blocks: Sequence[int] = ()
+    block_ends: Sequence[int] = ()
+    span: int = 0  # bytes of the whole prompt in the count of `block_ends`; 0 where nothing was hashed
     session: str | None = None  # value of the session header, cookie or body field, where the policy asks for it
 
 

@@ -6,7 +6,7 @@ A policy is pure: it reads the view and the request's facts and returns a `Choic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Rng(Protocol):
 class View:
     """Candidates and the moment. One object per balancer, refilled for each choice."""
 
-    __slots__ = ("backends", "now", "output", "prompt", "rng")
+    __slots__ = ("backends", "cached", "now", "output", "prompt", "rng")
 
     def __init__(self, rng: Rng) -> None:
         self.backends: list[Backend] = []  # usable ones, in a fixed order; at least one
@@ -33,24 +33,43 @@ class View:
         self.rng = rng
         self.prompt = 0  # estimated prompt tokens of the request
         self.output = 0  # its expected output tokens
+        # Prompt tokens that each candidate is expected to have in its prefix cache, in line with `backends`;
+        # all zero for a policy that does not need prefixes.
+        self.cached: Sequence[int] = ()
+
+
+Terms = Sequence[tuple[float, ...]]
 
 
 class Choice:
     """The place of the chosen backend in the view, why, and every candidate's score with its terms.
 
     Scores and terms line up with the view's backends; each row of `terms` lines up with the policy's `term_names`.
-    Lower scores are better.
+    Lower scores are better. Terms may be given as a function that works them out of numbers which it holds: most are
+    never looked at.
     """
 
-    __slots__ = ("index", "reason", "scores", "terms")
+    __slots__ = ("_terms", "index", "reason", "scores")
 
     def __init__(
-        self, index: int, reason: str, scores: Sequence[float] = (), terms: Sequence[tuple[float, ...]] = ()
+        self, index: int, reason: str, scores: Sequence[float] = (), terms: Terms | Callable[[], Terms] = ()
     ) -> None:
         self.index = index
         self.reason = reason  # a sentence for people without numbers of single candidates
         self.scores = scores
-        self.terms = terms
+        self._terms = terms
+
+    @property
+    def terms(self) -> Terms:
+        """One row per candidate."""
+        terms = self._terms
+        if callable(terms):
+            terms = self._terms = terms()
+        return terms
+
+    @terms.setter
+    def terms(self, terms: Terms) -> None:
+        self._terms = terms
 
 
 class Policy(Protocol):
@@ -66,7 +85,7 @@ class Policy(Protocol):
 
     @property
     def needs_prefixes(self) -> bool:
-        """Are hashes of the prompt's beginnings wanted in the facts?"""
+        """Are hashes of the prompt's blocks wanted in the facts, and `view.cached`?"""
         ...
 
     def choose(self, facts: Facts, view: View) -> Choice: ...

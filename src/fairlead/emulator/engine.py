@@ -350,6 +350,13 @@ class Engine:
         self.counters.steps += steps
         self.counters.generation_tokens += steps * len(self._running)
 
+    def progress(self, now: float) -> list[tuple[RequestId, int]]:
+        """Output tokens of every running request at `now`, in virtual time: those of an unapplied quiet run too."""
+        extra = 0
+        if self._quiet is not None and not self._in_flight:
+            extra = self._quiet.steps_within(now - self.clock)
+        return [(work.id, work.generated + extra) for work in self._running if work.generated]
+
     # -- blocks
 
     def _admit(self, work: Work) -> bool:

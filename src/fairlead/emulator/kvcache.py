@@ -112,3 +112,10 @@ class BlockPool:
         self._refs.clear()
         self.blank = self.size
         return True
+
+    def forget_idle(self) -> None:
+        """Forget the remembered blocks that no request holds."""
+        for block in self._idle:
+            del self._refs[block]
+        self.blank += len(self._idle)
+        self._idle.clear()

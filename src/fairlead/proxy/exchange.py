@@ -383,6 +383,8 @@ class Exchange:
             worked = self.status < 300
             service.balancer.finish(self.lease, outcome, now, self.usage, self.error, worked=worked)
         service.recorder.finished(self, outcome, now)
+        if not service.hash_prompts:  # a recording still reads them; records are kept long, and hashes are many
+            self.facts.blocks = ()
         service.ended(self)
         if not keep_client:
             self.client.exchange_ended(self)

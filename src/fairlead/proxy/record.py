@@ -16,8 +16,8 @@ class Record:
     """One finished request. An exchange fills it in as it goes."""
 
     __slots__ = (
-        "arrived", "bytes_out", "duration", "error", "lease", "method", "model", "outcome", "output_tokens", "path",
-        "peer", "prompt_tokens", "request_id", "status", "stream", "tried", "tries", "ttft",
+        "arrived", "bytes_out", "cached_tokens", "duration", "error", "lease", "method", "model", "outcome",
+        "output_tokens", "path", "peer", "prompt_tokens", "request_id", "status", "stream", "tried", "tries", "ttft",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -36,6 +36,7 @@ class Record:
         self.tried: Sequence[str] = ()  # backends that failed it
         self.prompt_tokens: int | None = None  # as the engine counted, where it did
         self.output_tokens: int | None = None
+        self.cached_tokens: int | None = None  # prompt tokens that the engine found in its cache, where it told
         self.bytes_out = 0
         self.ttft: float | None = None  # seconds from the request's first byte to the answer's first body byte
         self.duration = 0.0

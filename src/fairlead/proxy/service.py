@@ -93,14 +93,17 @@ class Service:
         limits: LimitSettings,
         models_body: Callable[[], bytes],
         session: SessionSource | None = None,
+        hash_prompts: bool = False,
     ) -> None:
+        """`hash_prompts`: somebody besides the balancer wants the prompts' block hashes."""
         self.loop = loop
         self.clock = monotonic
         self.balancer = balancer
         self.recorder = recorder
         self.timeouts = timeouts
         self.limits = limits
-        self.session = session
+        self.session = session  # changes when policies are switched
+        self.hash_prompts = hash_prompts
         self.models_body = models_body
         self.pools: dict[str, Pool] = {}
         self.wheel = Wheel(loop)
@@ -116,7 +119,6 @@ class Service:
         self._servers: list[asyncio.AbstractServer] = []
         self._connecting: set[asyncio.Task[None]] = set()
         self._ticks = 0
-        self._prefixes = balancer.policy.needs_prefixes
 
     # --- life ------------------------------------------------------------------------------------------------
 
@@ -213,7 +215,7 @@ class Service:
         replay_safe = method in IDEMPOTENT
         if method == b"POST":
             try:
-                facts = read_facts(path, body, self._prefixes)
+                facts = read_facts(path, body, self.hash_prompts or self.balancer.uses_prefixes)
             except BadBody as problem:
                 self.recorder.refused("bad_body")
                 message = error_body(400, "bad_body", str(problem), anthropic=path == b"/v1/messages")

@@ -15,7 +15,18 @@ from xxhash import xxh3_64_intdigest
 
 from fairlead.core.model import Facts, Kind, Usage
 
-PREFIX_STEPS: Final = (256, 1_024, 4_096, 16_384, 65_536)  # bytes of the prompt covered by each hash
+BLOCK_ENDS: Final = tuple(
+    # bytes of the prompt that each hash stands for: fine where prompts begin, coarser far into a long one
+    end
+    for start, stop, size in (
+        (0, 4, 256),
+        (4, 16, 1_024),
+        (16, 128, 4_096),
+        (128, 1_024, 16_384),
+        (1_024, 4_096, 65_536),
+    )
+    for end in range(start * 1_024 + size, stop * 1_024 + 1, size)
+)
 SAMPLE_STEP: Final = 2_048  # a long prompt is looked at once in so many bytes,
 SAMPLE: Final = 192  # for so many bytes
 IMAGE_BYTES: Final = 4_000  # an inline picture counts as this many prompt bytes: about 1,000 tokens
@@ -86,6 +97,7 @@ class _Chat(msgspec.Struct):
     n: Any = None
     stream_options: Any = None
     options: Any = None
+    cache_salt: Any = None
 
 
 class _Body(_Chat):
@@ -135,7 +147,7 @@ def route_of(path: bytes) -> tuple[str, bool, str | None] | None:
 
 
 def read_facts(path: bytes, body: bytes, prefixes: bool) -> Facts | None:
-    """Facts of a POST; `prefixes` asks for hashes of the prompt's beginnings. BadBody when it is no JSON object.
+    """Facts of a POST; `prefixes` asks for hashes of the prompt's blocks. BadBody when it is no JSON object.
 
     None for a route whose body is not ours to read.
     """
@@ -174,9 +186,11 @@ def read_facts(path: bytes, body: bytes, prefixes: bool) -> Facts | None:
             prompt += [raw for raw in others if raw is not _NONE]
             if len(prompt) == 1 and _ids(prompt[0], facts):
                 if prefixes:
-                    facts.prefixes = hash_prefixes(bytes(prompt[0]))
+                    hash_blocks(bytes(prompt[0]), facts, fields.cache_salt)
                 return facts
-    _measure(prompt, facts, body, prefixes)
+    _measure(prompt, facts, body)
+    if prefixes and prompt:
+        hash_blocks(prompt[0] if len(prompt) == 1 else b"".join(prompt), facts, fields.cache_salt)
     return facts
 
 
@@ -196,16 +210,14 @@ def _limit(fields: _Chat) -> int | None:
     return min(value, MAX_TOKENS) if type(value) is int and value > 0 else None
 
 
-def _measure(prompt: list[msgspec.Raw], facts: Facts, body: bytes, prefixes: bool) -> None:
-    """Length of the prompt and hashes of its beginnings, from the bytes as they stand in the body."""
+def _measure(prompt: list[msgspec.Raw], facts: Facts, body: bytes) -> None:
+    """Length of the prompt, from the bytes as they stand in the body."""
     size = 0
     for raw in prompt:
         size += len(raw)
     if size > IMAGE_BYTES and _may_hold_media(body):
         size -= sum(max(len(m.group()) - IMAGE_BYTES, 0) for m in _INLINE.finditer(body))
     facts.prompt_bytes = max(size, 0)
-    if prefixes and prompt:
-        facts.prefixes = hash_prefixes(b"".join([bytes(raw) for raw in prompt]))
 
 
 def _may_hold_media(body: bytes) -> bool:
@@ -225,17 +237,28 @@ def _ids(raw: msgspec.Raw, facts: Facts) -> bool:
     return True
 
 
-def hash_prefixes(prompt: bytes) -> tuple[int, ...]:
-    """Hashes of ever longer beginnings: chained, so each byte is read once, and at most 64 KiB of them."""
+def hash_blocks(prompt: bytes | msgspec.Raw, facts: Facts, salt: Any = None) -> None:
+    """Chained hashes of the prompt's blocks: each byte is read once, and at most 4 MiB of them.
+
+    The chain begins with what keeps engines from sharing a cache entry: the model (which an adapter is, too) and the
+    client's cache salt.
+    """
+    view = memoryview(prompt)
+    span = len(view)
+    facts.span = span
+    facts.block_ends = BLOCK_ENDS
+    seed = 0
+    if facts.model is not None or salt is not None:
+        seed = xxh3_64_intdigest(f"{facts.model or ''}\0{salt if isinstance(salt, str) else ''}".encode())
     hashes = []
-    start, seed = 0, 0
-    for end in PREFIX_STEPS:
-        seed = xxh3_64_intdigest(prompt[start:end], seed)
+    start = 0
+    for end in BLOCK_ENDS:
+        seed = xxh3_64_intdigest(view[start:end], seed)
         hashes.append(seed)
-        if end >= len(prompt):
+        if end >= span:
             break
         start = end
-    return tuple(hashes)
+    facts.blocks = hashes
 
 
 def stream_overhead(path: bytes, facts: Facts) -> int:

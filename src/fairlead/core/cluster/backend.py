@@ -6,9 +6,18 @@ policies read it. Loads are whole numbers, so a fleet at rest is at exactly zero
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from fairlead.core.cluster.latency import PeakEwma
+from fairlead.core.cluster.prefix import Shelf
+from fairlead.core.cluster.speed import Speed
+from fairlead.core.cluster.trust import Trust
 from fairlead.core.health.passive import PassiveFailures
 from fairlead.core.health.probes import ProbeCounter
 from fairlead.core.model import EngineStats
+
+if TYPE_CHECKING:
+    from fairlead.core.cluster.ledger import Lease
 
 NO_STATS = EngineStats()
 
@@ -18,33 +27,50 @@ class Backend:
 
     __slots__ = (
         "answered",
+        "cache_found",
+        "cache_predicted",
+        "cache_told",
         "capacity",
         "contested",
+        "decode",
+        "decode_slowdown",
         "decoding",
         "draining",
         "epoch",
         "errors",
+        "foreign_running",
+        "foreign_waiting",
         "id",
         "inflight",
         "kv_tokens",
         "last_first_token_at",
+        "latency",
         "max_connections",
         "models",
         "output_pending",
+        "overdue",
         "passive",
         "placed",
+        "poll_decoding",
+        "poll_inflight",
         "polled_at",
+        "prefill",
+        "prefill_slowdown",
+        "prefill_work",
+        "price",
         "probes",
+        "progress_at",
         "prompt_pending",
         "seed",
         "seen_epoch",
+        "shelf",
         "slowdown",
         "speed",
-        "speed_observed",
-        "speed_predicted",
         "stats",
+        "trust",
         "unseen_new",
         "unseen_old",
+        "unstarted",
         "weight",
         "weight_set",
     )
@@ -59,6 +85,7 @@ class Backend:
         models: frozenset[str] | None,
         probes: ProbeCounter,
         passive: PassiveFailures,
+        shelf: Shelf,
     ) -> None:
         self.id = id
         self.seed = seed  # 64-bit hash of the id: its place in consistent hashing
@@ -72,11 +99,14 @@ class Backend:
 
         # the ledger's sums over open leases
         self.inflight = 0  # requests
-        self.prompt_pending = 0  # prompt tokens sent and not yet prefilled, as far as we can tell
+        self.prompt_pending = 0  # prompt tokens sent, not thought cached there and not yet prefilled
+        self.prefill_work = 0  # the time that these take: nanoseconds of the reference machine, see costs.py
+        self.unstarted: dict[Lease, None] = {}  # requests before their first token, in the order they were sent
         self.output_pending = 0  # expected output tokens not yet produced
         self.decoding = 0  # requests past their first token
         self.kv_tokens = 0  # tokens of those requests, prompt and output: what a decode step reads
         self.last_first_token_at = float("-inf")
+        self.progress_at = float("-inf")  # when tokens of running streams were last seen
 
         # counters for shares and alerts
         self.placed = 0  # requests sent here, retries included
@@ -92,12 +122,31 @@ class Backend:
         self.unseen_old = 0  # unanswered requests sent since the last answered poll, before a poll under way
         self.unseen_new = 0  # the same, sent since the last poll was started
 
+        # load of other balancers on this engine, from its own word; see foreign.py
+        self.poll_inflight = self.poll_decoding = 0  # our own load when the poll under way was started
+        self.foreign_waiting = 0.0  # requests
+        self.foreign_running = 0.0
+
+        # What a request's time here depends on, as expected_completion keeps it; None: something has changed since.
+        self.price: tuple[float, float, float, float, float, float] | None = None
+
         # learned speed: see speeds.py
-        self.speed_observed = 0.0
-        self.speed_predicted = 0.0
-        self.slowdown = 1.0  # observed over predicted time, against the fleet's mean: 2 = half as fast
+        self.prefill = Speed()
+        self.decode = Speed()
+        self.prefill_slowdown = 1.0  # observed over predicted seconds: 2 = half as fast as the reference machine
+        self.decode_slowdown = 1.0
+        self.latency = PeakEwma()  # seconds to the first token (of an answer in one piece: to its end)
+        self.overdue = 1.0  # how many times its usual time the work at hand takes already, 1 unless it is overdue
+        self.slowdown = 1.0  # of an average request, against the fleet's mean: 2 = half as fast
         self.speed = 1.0  # learned, the fleet's mean is 1; 1 where weights are set
         self.capacity = self.weight  # relative speed, the fleet's mean is 1; the weight where one is set
+
+        # what its prefix cache is thought to hold
+        self.shelf = shelf
+        self.trust = Trust()
+        self.cache_told = False  # do its answers tell their cached tokens?
+        self.cache_predicted = 0.0  # tokens predicted for requests started since its counters were last judged
+        self.cache_found = 0.0  # by how many its counter of found tokens has grown since
 
     @property
     def up(self) -> bool:

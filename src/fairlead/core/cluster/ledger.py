@@ -7,10 +7,17 @@ difference, so after any mix of events a fleet at rest stands at exactly zero.
 
 from __future__ import annotations
 
-from fairlead.core.cluster.backend import Backend
-from fairlead.core.model import Facts
-from fairlead.core.view import Choice
+from typing import TYPE_CHECKING
 
+from fairlead.core.cluster.backend import Backend
+from fairlead.core.cluster.costs import prefill_seconds
+from fairlead.core.model import Facts
+from fairlead.core.view import Choice, Policy
+
+if TYPE_CHECKING:
+    from fairlead.core.shadow import Opinion
+
+NANO = 1e9  # prefill work is kept in whole nanoseconds of the reference machine
 MIN_LEFT = 1  # a stream that runs past its expected length still has at least this many tokens to come
 
 
@@ -22,6 +29,8 @@ class Lease:
 
     __slots__ = (
         "backend",
+        "cached",
+        "cached_raw",
         "candidates",
         "choice",
         "epoch",
@@ -29,14 +38,18 @@ class Lease:
         "first_token_at",
         "open",
         "opened_at",
+        "opinion",
         "output_expected",
         "output_left",
+        "policy",
         "predicted_step",
         "previous_first_token_at",
         "produced",
         "prompt_left",
         "prompt_tokens",
         "settled",
+        "uncached",
+        "work",
     )
 
     def __init__(
@@ -47,6 +60,7 @@ class Lease:
         choice: Choice,
         prompt: int,
         output: int,
+        cached: int,
         step: float,
         now: float,
     ) -> None:
@@ -54,10 +68,16 @@ class Lease:
         self.facts = facts
         self.candidates = candidates  # as the policy saw them; never changed afterwards
         self.choice = choice
+        self.policy: Policy | None = None  # whose choice it was, set by the balancer: explained in its own terms later
+        self.opinion: Opinion | None = None  # what the shadow would have done, where there is one
         self.opened_at = now
         self.prompt_tokens = prompt
         self.output_expected = output
-        self.prompt_left = prompt  # part of backend.prompt_pending
+        self.cached = cached  # prompt tokens that we expect the engine to find in its cache
+        self.cached_raw = int(cached / backend.trust.factor) if cached else 0  # the same before the view's discount
+        self.uncached = max(prompt - cached, 1) if prompt else 0  # (at least one is always computed)
+        self.work = int(prefill_seconds(self.uncached, cached) * NANO)  # part of backend.prefill_work until then
+        self.prompt_left = self.uncached  # part of backend.prompt_pending
         self.output_left = output  # part of backend.output_pending
         self.produced = 0  # output tokens seen by the host
         self.settled = 0  # of these, taken into the backend's sums
@@ -84,26 +104,33 @@ class Ledger:
 
     def open(self, lease: Lease) -> None:
         backend = lease.backend
+        backend.price = None
         backend.inflight += 1
         backend.prompt_pending += lease.prompt_left
         backend.output_pending += lease.output_left
+        backend.prefill_work += lease.work
         backend.unseen_new += 1
+        backend.unstarted[lease] = None
         self.leases.add(lease)
         self.opened += 1
 
-    def first_token(self, lease: Lease, now: float) -> None:
-        """The prompt is done: its tokens are no longer pending, the request decodes."""
+    def first_token(self, lease: Lease, now: float) -> bool:
+        """The prompt is done: its tokens are no longer pending, the request decodes. False when that is known."""
         if lease.first_token_at is not None or not lease.open:
-            return
+            return False
         backend = lease.backend
+        backend.price = None
         lease.first_token_at = now
         lease.previous_first_token_at = backend.last_first_token_at
         backend.last_first_token_at = now
         backend.prompt_pending -= lease.prompt_left
         lease.prompt_left = 0
+        backend.prefill_work -= lease.work
+        del backend.unstarted[lease]
         backend.decoding += 1
         backend.kv_tokens += lease.prompt_tokens
         self._seen(lease)
+        return True
 
     def settle(self, lease: Lease) -> None:
         """Take the tokens produced since the last time into the backend's sums."""
@@ -112,6 +139,7 @@ class Ledger:
             return
         backend = lease.backend
         lease.settled = lease.produced
+        backend.price = None
         backend.kv_tokens += new
         left = max(lease.output_expected - lease.produced, MIN_LEFT)
         backend.output_pending += left - lease.output_left
@@ -123,6 +151,7 @@ class Ledger:
             return False
         lease.open = False
         backend = lease.backend
+        backend.price = None
         backend.inflight -= 1
         backend.prompt_pending -= lease.prompt_left
         backend.output_pending -= lease.output_left
@@ -130,6 +159,8 @@ class Ledger:
             backend.decoding -= 1
             backend.kv_tokens -= lease.prompt_tokens + lease.settled
         else:
+            backend.prefill_work -= lease.work
+            del backend.unstarted[lease]
             self._seen(lease)
         self.leases.discard(lease)
         self.closed += 1

@@ -1,95 +1,177 @@
-"""How fast is each backend, compared with its peers?
+"""How fast is each backend, at prefill and at decode?
 
-Tokens per second alone mislead: an engine that batches makes more of them the more it is given. So the time
-that a request took is held against the time that a reference machine would have needed under the same load;
-the ratio of the two sums is the backend's slowdown, its inverse against the fleet's mean the capacity.
+Tokens per second alone mislead: an engine that batches makes more of them the more it is given. So the time that a
+request took is held against the time that a reference machine would have needed under the same load (costs.py).
+Two factors per backend, since machines differ unequally in compute (prefill) and memory bandwidth (decode):
 
-Reference step time (continuous batching with chunked prefill, Llama-3.1-8B on an H100; since only ratios
-between backends are used, the absolute scale does not matter):
-    step    = BASE + KV * (tokens read by the decodes) + SEQ * (requests decoding)
-    prefill = TOKEN * u + ATTENTION * u * u / 2 + ceil(u / BUDGET) * step,  u = prompt tokens not found cached
-    decode  = (output tokens - 1) * step
-slowdown = (observed + PRIOR * g) / (predicted + PRIOR), decayed sums, g the same ratio over the whole fleet and
-PRIOR worth a few requests: a ratio of sums that is shrunk to the mean does not swing as a mean of ratios would.
+    slowdown = (observed + prior * g) / (predicted + prior)
+
+ratios of decayed sums, shrunk to the fleet's mean g by a prior worth a few requests: a ratio of sums does not swing as
+a mean of ratios would. Three things make it quick without making it nervous:
+- what the last few requests say replaces the sums when it differs much from them (speed.py);
+- a request that is overdue counts before it ends (censored observation): a backend that freezes or crawls is
+  known to be slow within seconds;
+- evidence fades with time, so that a backend that was slow is tried again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from math import ceil, exp
 
 from fairlead.core.cluster.backend import Backend
-from fairlead.core.cluster.ledger import Lease
-
-BASE = 6.8e-3  # seconds per step
-TOKEN = 20e-6  # seconds per prefilled token
-ATTENTION = 1.3e-9  # seconds per token and token of context
-KV = 0.076e-6  # seconds per KV token read in a decode step
-SEQ = 5e-6  # seconds per decoding request
-BUDGET = 8192  # tokens per step
+from fairlead.core.cluster.costs import BUDGET, FULL_CHUNK, prefill_seconds, step_seconds
+from fairlead.core.cluster.ledger import NANO, Lease
+from fairlead.core.cluster.speed import Speed
 
 MEMORY_SECONDS = 60.0  # e-folding time of what was learned
-PRIOR_REQUESTS = 3.0  # requests of average size that the fleet's mean is worth
-
-
-def step_seconds(backend: Backend) -> float:
-    """Modelled decode step of the reference machine under the load that a request finds."""
-    return BASE + KV * backend.kv_tokens + SEQ * backend.decoding
-
-
-def prefill_seconds(uncached: int, step: float) -> float:
-    """Modelled prefill of `uncached` tokens beside decodes whose step takes `step` seconds."""
-    return TOKEN * uncached + ATTENTION * uncached * uncached / 2 + ceil(uncached / BUDGET) * step
+PRIOR_REQUESTS = 5.0  # requests of average size that the fleet's mean is worth
+DOUBT = 1.2  # a slowdown up to this many times the fleet's mean (or its inverse) is taken for chance
+LEAST = 1e-3  # no machine is a thousand times faster than the reference
+OVERDUE = 2.0  # a request is overdue at so many times its predicted time,
+GRACE_SECONDS = 0.25  # and so much more
+LONG_ANSWER = 4.0  # few answers are longer than so many times the expected length
 
 
 class Speeds:
-    """Learns slowdowns from finished requests and writes `slowdown` and `capacity` of the backends."""
+    """Learns from requests and writes the backends' slowdowns, speed and capacity."""
 
-    __slots__ = ("_mean_predicted", "_refreshed_at", "_samples")
+    __slots__ = ("_refreshed_at", "decode_mean", "prefill_mean", "request_decode", "request_prefill", "samples")
 
     def __init__(self) -> None:
-        self._mean_predicted = 0.0  # of one request, decayed
-        self._samples = 0.0
+        self.prefill_mean = 1.0  # g of the fleet: observed over predicted seconds
+        self.decode_mean = 1.0
+        self.request_prefill = 0.0  # decayed sums of predicted seconds over requests
+        self.request_decode = 0.0
+        self.samples = 0.0
         self._refreshed_at = float("-inf")
 
-    def close(self, lease: Lease, output_tokens: int, cached_tokens: int, now: float) -> None:
-        """Learn from a request that ended well at `now`."""
-        backend = lease.backend
-        step = lease.predicted_step
-        predicted = prefill_seconds(max(lease.prompt_tokens - cached_tokens, 1), step)
-        if output_tokens > 1:
-            predicted += (output_tokens - 1) * step
-        began = lease.opened_at
-        if lease.first_token_at is not None and lease.previous_first_token_at > began:
-            # Prefills of one engine go one after the other: the wait behind another one is not ours.
-            # (Without a first token to observe, as with answers in one piece, the wait counts.)
-            began = lease.previous_first_token_at
-        backend.speed_observed += now - began
-        backend.speed_predicted += predicted
-        self._mean_predicted = self._mean_predicted * 0.99 + predicted
-        self._samples = self._samples * 0.99 + 1.0
+    def first_token(self, lease: Lease, now: float) -> None:
+        """A stream's first token came: its prefill is over."""
+        lease.backend.latency.observe(now - lease.opened_at, now)
+        if not lease.prompt_tokens:
+            return
+        began = max(lease.opened_at, lease.previous_first_token_at)  # prefills of one engine go one after the other
+        lease.backend.prefill.add(max(now - began, 0.0), _prefill(lease), now)
 
-    def refresh(self, backends: Iterable[Backend], now: float) -> None:
-        """Forget a little and work out slowdowns and capacities; by the balancer's tick, not per request."""
-        backends = list(backends)
-        fade = exp(-max(now - self._refreshed_at, 0.0) / MEMORY_SECONDS) if self._samples else 0.0
+    def close(self, lease: Lease, output_tokens: int, cached_tokens: int | None, now: float) -> None:
+        """Learn from a request that ended well at `now`; `cached_tokens` as the engine told, None if it did not."""
+        backend = lease.backend
+        # The load changes while it decodes: the mean of what it found and what it leaves.
+        step = (lease.predicted_step + step_seconds(backend.kv_tokens, backend.decoding)) / 2
+        prefill = _prefill(lease) if lease.prompt_tokens else 0.0
+        first = lease.first_token_at
+        if cached_tokens is not None and cached_tokens != lease.cached and prefill:
+            # The prediction held was for what we thought cached: mend it, or hits would look like a fast machine.
+            known = min(cached_tokens, lease.prompt_tokens - 1)
+            uncached = lease.prompt_tokens - known
+            mended = prefill_seconds(uncached, known) + ceil(uncached / BUDGET) * lease.predicted_step
+            if first is not None:
+                backend.prefill.mend(mended - prefill, first, exp((first - now) / MEMORY_SECONDS))
+            prefill = mended
+        decode = max(output_tokens / lease.facts.n - 1, 0) * step  # parallel completions share their steps
+        if first is None:
+            backend.latency.observe(now - lease.opened_at, now)
+        if first is not None:
+            if decode:
+                backend.decode.add(now - first, decode, now)
+        elif prefill + decode:
+            # An answer in one piece: nobody saw when the prompt was done, the whole time (its wait too) is shared out.
+            ratio = (now - lease.opened_at) / (prefill + decode)
+            if prefill:
+                backend.prefill.add(ratio * prefill, prefill, now)
+            if decode:
+                backend.decode.add(ratio * decode, decode, now)
+        self.request_prefill = self.request_prefill * 0.99 + prefill
+        self.request_decode = self.request_decode * 0.99 + decode
+        self.samples = self.samples * 0.99 + 1.0
+
+    @property
+    def mean_prefill(self) -> float:
+        """Predicted prefill seconds of an average request."""
+        return self.request_prefill / self.samples if self.samples else 0.0
+
+    def refresh(self, backends: Collection[Backend], now: float) -> None:
+        """Forget a little and work out all factors; by the balancer's tick, not per request."""
+        fade = exp(-max(now - self._refreshed_at, 0.0) / MEMORY_SECONDS) if self.samples else 1.0
         self._refreshed_at = now
-        prior = PRIOR_REQUESTS * self._mean_predicted / self._samples if self._samples else 0.0
-        # Each backend counts about once in the mean, however much traffic it gets; one of which little is known
-        # (any more) counts little, or one bad moment long ago would be held against it for ever.
-        known = [
-            (b.speed_observed / b.speed_predicted, b.speed_predicted / (b.speed_predicted + prior))
-            for b in backends
-            if b.speed_predicted > 0.0
-        ]
-        evidence = sum(weight for _, weight in known)
-        mean = sum(ratio * weight for ratio, weight in known) / evidence if evidence else 0.0
+        if self.samples:
+            prior_prefill = PRIOR_REQUESTS * self.request_prefill / self.samples
+            prior_decode = PRIOR_REQUESTS * self.request_decode / self.samples
+            for b in backends:
+                b.prefill.judge(self.prefill_mean, now)
+                b.decode.judge(self.decode_mean, now)
+            self.prefill_mean = _mean([b.prefill for b in backends], prior_prefill, self.prefill_mean)
+            self.decode_mean = _mean([b.decode for b in backends], prior_decode, self.decode_mean)
+            prior = prior_prefill + prior_decode
+            # A mean request on a mean machine: what `slowdown` is measured against.
+            usual = prior_prefill * self.prefill_mean + prior_decode * self.decode_mean
+            for b in backends:
+                prefill = _shrunk(b.prefill, prior_prefill, self.prefill_mean)
+                decode = _shrunk(b.decode, prior_decode, self.decode_mean)
+                b.price = None
+                b.prefill_slowdown = _without_doubt(prefill, self.prefill_mean)
+                b.decode_slowdown = _without_doubt(decode, self.decode_mean)
+                if prior:
+                    b.slowdown = (prior_prefill * prefill + prior_decode * decode) / usual
+                b.prefill.fade(fade)
+                b.decode.fade(fade)
         weighted = any(b.weight_set for b in backends)
         for b in backends:
-            if mean > 0.0:
-                b.slowdown = (b.speed_observed + prior * mean) / ((b.speed_predicted + prior) * mean)
-                b.speed_observed *= fade
-                b.speed_predicted *= fade
             # A weight that somebody set says what to believe; learned speeds serve those who set none.
             b.speed = 1.0 if weighted else 1.0 / b.slowdown
             b.capacity = b.weight if weighted else b.speed
+
+    def watch(self, backends: Collection[Backend], now: float) -> None:
+        """Count what is overdue before it ends; each tick."""
+        for b in backends:
+            if not b.inflight:
+                if b.overdue != 1.0:
+                    b.overdue, b.price = 1.0, None
+                continue
+            slow = 1.0
+            if b.unstarted:
+                # The oldest stream: of answers in one piece nobody sees where they are.
+                head = next((lease for lease in b.unstarted if lease.facts.stream), None) or next(iter(b.unstarted))
+                waited = now - max(head.opened_at, b.last_first_token_at)
+                usual = b.prefill_slowdown * (_prefill(head) if head.prompt_tokens else FULL_CHUNK)
+                if not head.facts.stream:
+                    usual += b.decode_slowdown * _longest(head) * head.predicted_step
+                if waited > OVERDUE * usual + GRACE_SECONDS:
+                    slow = waited / usual
+            elif b.decoding:
+                silent = now - max(b.progress_at, b.last_first_token_at)
+                usual = b.prefill_slowdown * FULL_CHUNK
+                if silent > OVERDUE * usual + GRACE_SECONDS:
+                    slow = silent / usual
+            if slow != b.overdue:
+                b.overdue, b.price = slow, None
+
+
+def _prefill(lease: Lease) -> float:
+    """Predicted seconds of a request's prefill beside the decodes that it found."""
+    return lease.work / NANO + ceil(max(lease.uncached, 1) / BUDGET) * lease.predicted_step
+
+
+def _longest(lease: Lease) -> float:
+    """Tokens that its answer may well have."""
+    limit = lease.facts.max_tokens
+    return limit if limit is not None else LONG_ANSWER * lease.output_expected / lease.facts.n
+
+
+def _mean(speeds: Collection[Speed], prior: float, otherwise: float) -> float:
+    """The fleet's ratio. Each backend counts about once, however much traffic it gets; one of which little is known
+    (any more) counts little, or one bad moment long ago would be held against it for ever."""
+    known = [(s.observed / s.predicted, s.predicted / (s.predicted + prior)) for s in speeds if s.predicted > 0.0]
+    evidence = sum(weight for _, weight in known)
+    return max(sum(ratio * weight for ratio, weight in known) / evidence, LEAST) if evidence else otherwise
+
+
+def _shrunk(speed: Speed, prior: float, mean: float) -> float:
+    total = speed.predicted + prior
+    return max((speed.observed + prior * mean) / total, LEAST) if total else mean
+
+
+def _without_doubt(slowdown: float, mean: float) -> float:
+    """What lies within DOUBT of the mean is the mean: chance among equal machines must not make a favourite."""
+    return max(slowdown / DOUBT, mean) if slowdown > mean else min(slowdown * DOUBT, mean)

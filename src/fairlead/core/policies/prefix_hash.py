@@ -13,6 +13,7 @@ many backends as its popularity needs, and the least loaded of them is taken (an
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from heapq import nlargest
 from math import ceil, log
 
@@ -20,11 +21,27 @@ from fairlead.core.model import Facts
 from fairlead.core.policies.bounded import room
 from fairlead.core.view import Choice, View, lowest
 
+STEPS = (256, 1_024, 4_096, 16_384, 65_536)  # bytes of prompt that a key may stand for
 MASK = (1 << 64) - 1
 MAX_COUNTED = 16_384  # beginnings remembered
 HALVE_AFTER = 4_096  # requests after which all counts are halved: the last few thousand matter
 NEAR = 1.1  # see least_pending_tokens.py
 UNKNOWN = 32.0  # requests that must be seen before a share means anything
+
+
+def beginnings(facts: Facts) -> tuple[int, ...]:
+    """Hashes of ever longer beginnings of the prompt, the last of them at most 64 KiB."""
+    blocks, ends = facts.blocks, facts.block_ends
+    last = len(blocks) - 1
+    if last < 0:
+        return ()
+    found = []
+    for step in STEPS:
+        i = bisect_left(ends, step, 0, last)
+        found.append(blocks[i])
+        if i == last:
+            break
+    return tuple(found)
 
 
 def place(key: int, seed: int) -> int:
@@ -72,7 +89,7 @@ class PrefixHash:
 
     def choose(self, facts: Facts, view: View) -> Choice:
         backends = view.backends
-        prefixes = facts.prefixes
+        prefixes = beginnings(facts)
         inflight = [b.inflight for b in backends]
         fits = room(backends, self._factor)
         if not prefixes:

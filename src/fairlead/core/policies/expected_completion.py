@@ -1,0 +1,129 @@
+"""`expected_completion`, the default: where will the first token come soonest, and everybody be done soonest?
+
+For every candidate, in seconds:
+
+    first   = own time to the first token: prefill work queued there (what others than us put there, too) and the
+              prefill of what is not cached, both slowed by the decodes that share the steps
+    others  = the stall that the own prefill causes to every stream decoding there, and the time by which the own
+              tokens lengthen each of their steps
+    decode  = own decode time: expected output tokens times the step that it would find
+    score   = first + price * (others + decode)
+
+All of it on a reference machine (cluster/costs.py) times the backend's own learned slowdowns, for prefill and
+decode apart (cluster/speeds.py). `price` is the one dial: what a second of everybody's time is worth against a second
+of waiting for the first token. Nothing here is scraped but the load of other balancers. docs/policies.md has where the
+formula comes from, what each term earns, and where it loses.
+"""
+
+from __future__ import annotations
+
+from fairlead.core.cluster.backend import Backend
+from fairlead.core.cluster.costs import ATTENTION, BASE, FULL_CHUNK, KV, SEQ, TOKEN
+from fairlead.core.cluster.foreign import freshness
+from fairlead.core.model import Facts
+from fairlead.core.view import Choice, View, lowest
+
+TOP_PRICE = 0.4  # at `throughput` 1
+STALL_CAP = 16.0  # most streams whose stall counts: small models decode hundreds, which would swamp the first token
+CREDIT = 0.9  # most of the head's prefill that may be taken for done
+NEAR = 1.02  # scores up to this many times the best are as good
+NANO = 1e-9
+
+
+class ExpectedCompletion:
+    name = "expected_completion"
+    term_names = (
+        "prompt tokens cached",
+        "prefill queued, s",
+        "own prefill, s",
+        "first token after, s",
+        "delay to others, s",
+        "decoding, s",
+        "prefill slowdown",
+        "decode slowdown",
+    )
+    needs_prefixes = True
+
+    def __init__(self, throughput: float = 0.5) -> None:
+        """`throughput`, 0..1: 0 cares for the first token only, 1 for the work done in all; see docs/policies.md."""
+        self.price = TOP_PRICE * throughput**3
+
+    def choose(self, facts: Facts, view: View) -> Choice:
+        now, prompt, output, price = view.now, view.prompt, view.output, self.price
+        grown = KV * (prompt + output / 2) + SEQ  # what the request adds to every step while it decodes
+        scores: list[float] = []
+        rows: list[tuple[int, float, float, State]] = []
+        before, own = -1, 0.0
+        for b, cached in zip(view.backends, view.cached):  # noqa: B905 -- made in line, and this is the hot path
+            if cached != before:  # most candidates have the same
+                before = cached
+                uncached = prompt - cached if prompt > cached else 1
+                own = TOKEN * uncached + ATTENTION * uncached * (cached + uncached / 2)
+            state = b.price or _state(b)
+            queued = 0.0
+            if b.prefill_work:
+                head = next(iter(b.unstarted))
+                since = head.opened_at if head.opened_at > b.last_first_token_at else b.last_first_token_at
+                done, most = (now - since) / state[4], CREDIT * NANO * head.work
+                queued = max(b.prefill_work * NANO - (done if done < most else most), 0.0)
+            if b.foreign_running or b.foreign_waiting:
+                state, waiting = _with_foreign(b, now, prompt)
+                queued += waiting * own
+            rows.append((cached, queued, own, state))
+            prefill, stalled, crowd, decode, _, _ = state
+            scores.append(
+                (prefill * (queued + own) + price * (stalled * own + output * (crowd * grown + decode))) / b.weight
+            )
+        chosen = lowest(scores, view, NEAR)
+        return Choice(chosen, "first token soonest, everybody's time counted", scores, Terms(rows, output, grown))
+
+
+State = tuple[float, float, float, float, float, float]
+"""What a request's time on a backend depends on, as seconds per unit of what the request brings.
+
+(first-token seconds per second of prefill, stall of streams per second of prefill, decodes that get longer, own decode
+seconds per output token, prefill slowdown, decode slowdown)
+"""
+
+
+class Terms:
+    """Works out the terms of a decision when somebody asks for them."""
+
+    __slots__ = ("_grown", "_output", "_rows")
+
+    def __init__(self, rows: list[tuple[int, float, float, State]], output: int, grown: float) -> None:
+        self._rows, self._output, self._grown = rows, output, grown
+
+    def __call__(self) -> list[tuple[float, ...]]:
+        output, grown = self._output, self._grown
+        return [
+            (
+                cached, queued, own, prefill * (queued + own), stalled * own + output * crowd * grown,
+                output * decode, slow, pace,
+            )
+            for cached, queued, own, (prefill, stalled, crowd, decode, slow, pace) in self._rows
+        ]  # fmt: skip
+
+
+def _state(b: Backend) -> State:
+    """As the ledger and the learned speeds have it; kept until one of them changes."""
+    b.price = state = _of(b, b.decoding, b.kv_tokens, len(b.unstarted))
+    return state
+
+
+def _of(b: Backend, decoding: float, kv_tokens: float, waiting: float) -> State:
+    step = BASE + KV * kv_tokens + SEQ * decoding
+    slow, pace = b.prefill_slowdown * b.overdue, b.decode_slowdown * b.overdue
+    return (
+        slow * (1.0 + step / FULL_CHUNK), slow * min(decoding, STALL_CAP), pace * (decoding + waiting), pace * step,
+        slow, pace,
+    )  # fmt: skip
+
+
+def _with_foreign(b: Backend, now: float, prompt: int) -> tuple[State, float]:
+    """The same with the load of other balancers, and how many of their requests wait before ours."""
+    fresh = freshness(b, now)
+    running, waiting = fresh * b.foreign_running, fresh * b.foreign_waiting
+    mean = b.kv_tokens / b.decoding if b.decoding else prompt
+    state = _of(b, b.decoding + running, b.kv_tokens + running * mean, len(b.unstarted) + waiting)
+    return state, waiting

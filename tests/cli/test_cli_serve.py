@@ -57,6 +57,31 @@ def test_a_backend_that_is_down_is_no_reason_not_to_start() -> None:
         assert served.process.wait(20) == 0
 
 
+def test_files_of_the_command_line_lie_where_it_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not beside the config file, as the files that it names do."""
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir()
+    here.mkdir()
+    monkeypatch.chdir(here)
+    with engine() as url:
+        (there / "fairlead.yaml").write_text(
+            f"listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\nbackends: ['{url}']\npolicy: random\n", encoding="utf-8"
+        )
+        options = ("--access-log", "access.log", "--record", "trace.jsonl", "--shadow", "round_robin")
+        with serving("../there/fairlead.yaml", *options) as served:
+            assert served.printed[0].endswith("policy random, shadow round_robin")
+            assert f"recording to {here / 'trace.jsonl'}" in served.printed
+            assert chat(served.listening[0]) == 200
+            served.process.send_signal(signal.SIGTERM)
+            assert served.process.wait(20) == 0
+    assert {file.name for file in here.iterdir()} == {"access.log", "trace.jsonl", "trace.jsonl.salt"}
+    assert {file.name for file in there.iterdir()} == {"fairlead.yaml"}
+    assert "POST /v1/chat/completions 200" in (here / "access.log").read_text(encoding="utf-8")
+    header, request = (here / "trace.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(header)["policy"] == "random"
+    assert json.loads(request)["status"] == 200
+
+
 @pytest.mark.parametrize("option", ["listen", "admin"])
 def test_a_port_in_use_is_one_sentence_and_status_1(option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -199,7 +224,10 @@ def test_an_unknown_policy_gets_the_nearest_name(policy: str, nearest: str) -> N
         (("a.yaml", "http://a:1"), "give either engine URLs or one config file; a.yaml is a file"),
         (("http://a:1", "http://a:1"), "backends[1]"),
         (("http://a:1", "--lissten", "x"), "--listen"),
-        (("http://a:1", "--access-log", "no/such/folder/log"), "the directory 'no/such/folder' is not there"),
+        (("http://a:1", "--access-log", "no/such/folder/log"), "no/such/folder' is not there"),
+        (("http://a:1", "--record", "no/such/folder/t"), "no/such/folder' is not there"),
+        (("http://a:1", "--record", "-"), "recording.path: a recording goes to a file, not to standard output"),
+        (("http://a:1", "--shadow", "latencies"), "shadow: expected one of expected_completion, "),
     ],
 )
 def test_what_cannot_be_done_is_said(arguments: tuple[str, ...], words: str) -> None:

@@ -24,7 +24,7 @@ def test_a_good_file_gets_a_summary_and_status_0(tmp_path: Path) -> None:
         "/f.yaml can be used: no problems\n"
         "  listen    http://127.0.0.1:1, http://[::1]:1\n"
         "  admin     http://127.0.0.1:9900\n"
-        "  policy    least_pending_tokens\n"
+        "  policy    expected_completion\n"
         "  backends  http://a:1, http://b:1\n"
     )
 

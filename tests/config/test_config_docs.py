@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import trustme
+import yaml
 from click.testing import CliRunner
 
 from fairlead.cli.check import check
 from fairlead.config import reference
-from fairlead.config.load import ERROR, read_file
+from fairlead.config.load import ERROR, parse, read_file
+from fairlead.config.schema import Policy, Recording
+from fairlead.config.switch import read_switch
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -39,6 +43,22 @@ def test_every_example_loads_without_a_problem(tmp_path: Path, example: str) -> 
     config, problems = read_file(file)
     assert config is not None, problems
     assert [problem for problem in problems if problem.severity == ERROR] == []
+
+
+def test_the_example_of_a_recording_loads() -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", (PAGE.parent / "recording.md").read_text("utf-8"), re.DOTALL)
+    config, problems = parse({"backends": "a:1", **yaml.safe_load(example)}, "recording.md")
+    assert config is not None, problems
+    assert config.recording == Recording(path="trace.jsonl")
+
+
+def test_every_switch_in_the_docs_can_be_made() -> None:
+    section = (PAGE.parent / "admin-api.md").read_text("utf-8").partition("\n## /api/policy\n")[2].partition("\n## ")[0]
+    bodies = re.findall(r"^\| `(\{.*?\})` \|", section, re.MULTILINE)
+    bodies += re.findall(r"-d '(.*?)'", section)
+    assert len(bodies) >= 5
+    for body in bodies:
+        read_switch(json.loads(body), Policy(), None, (Policy(), None))
 
 
 def test_the_sample_output_is_what_check_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

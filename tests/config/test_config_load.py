@@ -22,7 +22,7 @@ from fairlead.config.load import (
     to_plain,
 )
 from fairlead.config.problems import WARNING, Problem
-from fairlead.config.schema import Address, Backend, Config, Listen, Policy
+from fairlead.config.schema import Address, Backend, Config, Listen, Policy, Recording, Shadow
 
 ONE = "backends: [http://a:1]\n"
 
@@ -238,6 +238,39 @@ def test_the_folder_of_the_access_log_must_be_there(tmp_path: Path) -> None:
     ):
         _, problems = read_file(write(tmp_path, ONE + f"access_log: {{path: {path}}}"))
         assert [problem.message for problem in problems] == [expected]
+
+
+def test_a_recording_is_a_bare_path_or_a_table_and_lies_beside_the_file(tmp_path: Path) -> None:
+    for written, expected in (
+        ("a.jsonl", Recording(path=str(tmp_path / "a.jsonl"))),
+        ("{path: /x.jsonl, max_bytes: 1MiB, keep: 2}", Recording(path="/x.jsonl", max_bytes=1024 * 1024, keep=2)),
+    ):
+        assert load_file(write(tmp_path, ONE + f"recording: {written}")).recording == expected
+    assert load_file(write(tmp_path, ONE + "recording: null")).recording is None
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("no/a.jsonl", "the directory '{}/no' is not there"),
+        (".", "'{}' is a directory"),
+        ("'-'", "a recording goes to a file, not to standard output"),
+    ],
+)
+def test_a_recording_needs_a_file_in_a_folder_that_is_there(tmp_path: Path, path: str, message: str) -> None:
+    _, problems = read_file(write(tmp_path, ONE + f"recording: {path}"))
+    assert [(p.path, p.message) for p in problems] == [("recording.path", message.format(tmp_path))]
+
+
+def test_a_shadow_is_a_name_or_a_table_like_a_policy(tmp_path: Path) -> None:
+    for written, expected in (
+        ("round_robin", Shadow(name="round_robin")),
+        ("{throughput: 0.2}", Shadow(throughput=0.2)),
+        ("{name: session, ttl: 1h}", Shadow(name="session", ttl=3600.0)),
+    ):
+        config = load_file(write(tmp_path, ONE + f"policy: random\nshadow: {written}"))
+        assert (config.policy.name, config.shadow) == ("random", expected)
+    assert load_file(write(tmp_path, ONE)).shadow is None
 
 
 def test_one_table_can_be_read_by_itself() -> None:

@@ -45,13 +45,23 @@ def said(problems: list[Problem]) -> list[str]:
         ("listen: 127.0.0.1:9900", "1: admin: 127.0.0.1:9900 is already listen (choose another port)"),
         ("listen: {tls: {cert: x}, address: 'a:1'}", "1: listen.tls.key: required, but not there "
          "(its private key in PEM form, without a passphrase)"),
-        ("policy: least_connection", "1: policy: expected one of least_pending_tokens, least_waiting, "
-         "least_connections, power_of_two, prefix_hash, session, round_robin, random, "
-         "got 'least_connection' (did you mean 'least_connections'?)"),
+        ("policy: least_connection", "1: policy: expected one of expected_completion, prefix_cache, latency, "
+         "least_pending_tokens, least_waiting, least_connections, power_of_two, prefix_hash, session, round_robin, "
+         "random, got 'least_connection' (did you mean 'least_connections'?)"),
         ("policy: {name: session, load_factor: 2}", "1: policy.load_factor: 'load_factor' belongs to 'prefix_hash', "
          "and the name here is 'session' (leave it away, or set name: prefix_hash)"),
         ("policy: {name: session, header: null}", "1: policy: the session policy needs something that names "
          "the session (set header, cookie or body_field)"),
+        ("policy: {name: session, cookie: c}\nshadow: session", "2: shadow: a session policy and its session "
+         "shadow must find the session's name in the same place (give both the same header, cookie and body_field)"),
+        ("shadow: {name: session, header: null}", "1: shadow: the session policy needs something that names "
+         "the session (set header, cookie or body_field)"),
+        ("shadow: fastest", "1: shadow: expected one of expected_completion, prefix_cache, latency, "
+         "least_pending_tokens, least_waiting, least_connections, power_of_two, prefix_hash, session, round_robin, "
+         "random, got 'fastest'"),
+        ("policy: {throughput: 2}", "1: policy.throughput: expected a number from 0 to 1, got 2"),
+        ("recording: {keep: 3}", "1: recording.path: required, but not there (a file, relative to this one)"),
+        ("recording: off", "1: recording: expected text, got false"),
         ("policy: {name: prefix_hash, load_factor: 0.5}", "1: policy.load_factor: expected a number "
          "from 1 to 10, got 0.5"),
         ("timeouts: {connect: 5}", "1: timeouts.connect: expected a duration with its unit, got 5 "

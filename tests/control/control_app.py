@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,18 @@ class Running:
             assert answer.status == 200, await answer.text()
             return await answer.json()
 
-    async def call(self, method: str, path: str) -> tuple[int, bytes]:
-        async with self._session.request(method, self.admin + path) as answer:
+    async def call(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes]:
+        async with self._session.request(method, self.admin + path, data=body, headers=headers) as answer:
             return answer.status, await answer.read()
+
+    async def switch(self, body: object, **headers: str) -> tuple[int, Any]:
+        """POST /api/policy as a program does it; `headers` replace those that it sends."""
+        fields = {"Content-Type": "application/json"}
+        fields |= {name.replace("_", "-").title(): value for name, value in headers.items()}
+        async with self._session.post(f"{self.admin}/api/policy", data=json.dumps(body), headers=fields) as answer:
+            return answer.status, await answer.json()
 
     async def chat(self, model: str, text: str = "hello", **headers: str) -> tuple[int, str]:
         """One request through the data port; (status, x-request-id)."""

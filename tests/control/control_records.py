@@ -8,11 +8,13 @@ from typing import Any, cast
 
 from fairlead.control.metrics import MetricsPage
 from fairlead.control.recorder import Recorder
+from fairlead.control.recording import Recording
 from fairlead.core.alerts import ShareAlert
 from fairlead.core.balancer import Balancer
 from fairlead.core.cluster.ledger import Lease
 from fairlead.core.model import EngineStats, Facts, Kind, Usage
 from fairlead.core.policies.registry import make
+from fairlead.core.shadow import Shadow
 from fairlead.proxy.exchange import Exchange
 from fairlead.proxy.record import Record
 from fairlead.proxy.service import Service
@@ -71,19 +73,22 @@ def record(**changed: Any) -> Record:
     return made
 
 
-def page_of(balancer: Balancer, recorder: Recorder, alert: ShareAlert | None = None) -> MetricsPage:
+def page_of(
+    balancer: Balancer, recorder: Recorder, alert: ShareAlert | None = None, recording: Recording | None = None
+) -> MetricsPage:
     service = SimpleNamespace(
         clock=lambda: 100.0,
         wheel=SimpleNamespace(lag=0.001),
         clients={1, 2},
         pools={id: SimpleNamespace(id=id, open=3) for id in balancer.backends},
     )
-    return MetricsPage(balancer, recorder, cast(Service, service), alert or ShareAlert(), lambda: 4)
+    return MetricsPage(balancer, recorder, cast(Service, service), alert or ShareAlert(), lambda: 4, recording)
 
 
 def full_page() -> bytes:
     """A page with every metric that there can be on it."""
     balancer = make_balancer("a", "b")
+    balancer.set_shadow(Shadow(make("expected_completion"), random.Random(1)))
     recorder = Recorder(balancer)
     for id in balancer.backends:
         mark = balancer.poll_started(id)
@@ -97,4 +102,5 @@ def full_page() -> bytes:
     recorder.retried("connect")
     recorder.refused("bad_body")
     recorder.decided(2e-5)
-    return page_of(balancer, recorder).render()
+    recording = SimpleNamespace(written=7, dropped=1, bytes_written=900, problem="no space left")
+    return page_of(balancer, recorder, recording=cast(Recording, recording)).render()

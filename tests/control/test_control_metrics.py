@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import re
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from promtool import promtool
 from fairlead.control.exports.prometheus_rules import render
 from fairlead.control.recorder import MICRO, SECONDS, TOKEN_SECONDS, Recorder
 from fairlead.core.model import Usage
+from fairlead.core.policies.registry import make
+from fairlead.core.shadow import Shadow
 
 MONITORING = Path(__file__).resolve().parents[2] / "docs" / "monitoring.md"
 
@@ -107,6 +110,77 @@ def test_the_weight_share_is_what_set_weights_ask_for() -> None:
     for _ in range(3):
         balancer.probe("c", False)
     assert shares() == [0.75, 0.25, 0.0]  # of those that are up
+
+
+def test_what_the_prefix_index_holds_is_shown_while_somebody_uses_it() -> None:
+    balancer = make_balancer("a", "b")
+    recorder = Recorder(balancer)
+    assert "fairlead_prefix_index_blocks" not in families(page_of(balancer, recorder).render())
+    balancer.set_policy(make("prefix_cache"))
+    facts = {"model": "m", "prompt_bytes": 4096, "blocks": (1, 2), "block_ends": (2048, 4096), "span": 4096}
+    finish(recorder, place(balancer, **facts), 12.0, usage=Usage(1000, 5, 0))
+    lease = place(balancer, **facts)
+    finish(recorder, lease, 12.0, usage=Usage(1000, 5, 900))
+    id = lease.backend.id
+    balancer.probe(id, False)
+    balancer.probe(id, False)
+    balancer.probe(id, False)  # down: its cache is taken for lost
+    found = families(page_of(balancer, recorder).render())
+
+    def of(name: str, id: str) -> float:
+        (value,) = [s.value for s in found[name].samples if s.labels == {"backend": id} and "created" not in s.name]
+        return value
+
+    other = "a" if id == "b" else "b"
+    assert (of("fairlead_prefix_index_blocks", id), of("fairlead_prefix_view_drops", id)) == (0, 1)
+    assert of("fairlead_prefix_trust", id) == of("fairlead_prefix_trust", other) == 1
+    assert of("fairlead_prefix_view_drops", other) == 0
+    assert of("fairlead_prefix_predicted_tokens", id) == lease.cached_raw > 900
+    assert of("fairlead_prefix_hit_tokens", id) == 900
+    assert of("fairlead_prefill_slowdown", id) == of("fairlead_decode_slowdown", id) == 1
+
+
+def test_predictions_are_counted_only_where_the_engine_told_what_was_cached() -> None:
+    balancer = make_balancer("a")
+    balancer.set_policy(make("prefix_cache"))
+    recorder = Recorder(balancer)
+    facts = {"model": "m", "prompt_bytes": 4096, "blocks": (1, 2), "block_ends": (2048, 4096), "span": 4096}
+    for _ in range(3):
+        finish(recorder, place(balancer, **facts), 12.0, usage=Usage(1000, 5))
+    assert recorder.backends["a"].predicted_tokens == 0
+
+
+def test_the_policies_in_force_and_the_shadows_sums_are_shown() -> None:
+    balancer = make_balancer("a", "b")
+    page = page_of(balancer, Recorder(balancer))
+    before = families(page.render())
+    assert before["fairlead_policy_info"].samples[0].labels == {"policy": "round_robin", "shadow": ""}
+    assert not [name for name in before if name.startswith("fairlead_shadow")]
+    shadow = Shadow(make("random"), random.Random(1))
+    balancer.set_shadow(shadow)
+    for _ in range(8):
+        place(balancer, model="m", prompt_bytes=4000)
+    found = families(page.render())
+    assert found["fairlead_policy_info"].samples[0].labels == {"policy": "round_robin", "shadow": "random"}
+    values = {
+        (s.name, s.labels.get("choice")): s.value
+        for family in found.values() if family.name.startswith("fairlead_shadow") for s in family.samples
+    }  # fmt: skip
+    assert values == {
+        ("fairlead_shadow_requests_total", None): 8,
+        ("fairlead_shadow_agreements_total", None): shadow.agreements,
+        ("fairlead_shadow_predicted_ttft_seconds_total", "policy"): shadow.chosen_seconds,
+        ("fairlead_shadow_predicted_ttft_seconds_total", "shadow"): shadow.shadow_seconds,
+        ("fairlead_shadow_errors_total", None): 0,
+    }
+    assert 0 < shadow.agreements < 8 and shadow.chosen_seconds > 0
+
+
+def test_a_recording_has_its_metrics_only_while_there_is_one() -> None:
+    names = {name for name in families(full_page()) if "recording" in name}
+    assert names == {f"fairlead_recording_{what}" for what in ("requests", "dropped", "bytes", "stopped")}
+    balancer = make_balancer("a")
+    assert b"recording" not in page_of(balancer, Recorder(balancer)).render()
 
 
 def test_a_live_page_shows_real_traffic() -> None:

@@ -35,6 +35,16 @@ def test_a_finished_request_is_counted_and_kept() -> None:
     assert (record.peer, record.path) == ("192.0.2.7", "/v1/chat/completions")
 
 
+def test_every_sink_gets_every_record() -> None:
+    one: list[Record] = []
+    two: list[Record] = []
+    recorder = Recorder(make_balancer("a"), one.append, two.append)
+    finish(recorder, None, 11.0)
+    recorder.early(cast(Client, SimpleNamespace(peer="192.0.2.7", arrived=10.0)), 431, "head_too_long")
+    assert one == two
+    assert [record.status for record in one] == [200, 431]
+
+
 def test_an_answer_in_one_piece_says_nothing_about_first_tokens() -> None:
     balancer = make_balancer("a")
     recorder = Recorder(balancer)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -29,16 +30,20 @@ from fairlead.control.views import state_of
 @click.option("--listen", metavar="HOST:PORT", help="Where clients are served.  [default: 127.0.0.1:8080]")
 @click.option("--admin", metavar="HOST:PORT", help="Admin API and metrics; keep it private.  [default: 127.0.0.1:9900]")
 @click.option("--policy", metavar="NAME", help=f"How a backend is chosen: {', '.join(POLICIES)}.")
+@click.option("--shadow", metavar="NAME", help="A second policy that is asked, counted and never obeyed.")
 @click.option("--log-format", metavar="text|json", help="Format of the access log.  [default: text]")
 @click.option("--access-log", metavar="FILE", help="File for the access log; - is standard output, off is none.")
+@click.option("--record", metavar="FILE", help="Record the traffic (never its text) for replays in the simulator.")
 def serve(
     targets: tuple[str, ...],
     config_file: str | None,
     listen: str | None,
     admin: str | None,
     policy: str | None,
+    shadow: str | None,
     log_format: str | None,
     access_log: str | None,
+    record: str | None,
 ) -> None:
     """Balance requests over the engines at the given URLs, or as one config file says.
 
@@ -55,12 +60,17 @@ def serve(
         overrides["admin"] = admin
     if policy is not None:
         overrides["policy"] = policy
+    if shadow is not None:
+        overrides["shadow"] = shadow
     if log_format is not None:
         overrides["access_log.format"] = log_format
     if access_log is not None:
         overrides["access_log.enabled"] = access_log != "off"
         if access_log != "off":
-            overrides["access_log.path"] = access_log
+            # Relative to where the command was typed; what a config file names lies beside that file.
+            overrides["access_log.path"] = access_log if access_log == "-" else os.path.abspath(access_log)
+    if record is not None:
+        overrides["recording.path"] = os.path.abspath(record)
     config, problems = _read(targets, config_file, overrides)
     for problem in problems:
         click.echo(str(problem), err=True)
@@ -134,7 +144,9 @@ async def _serve(config: Config) -> int:
 
 def summary(app: App, bound: Bound) -> str:
     """What was found and where it listens."""
-    lines = [f"fairlead {__version__}, policy {app.config.policy.name}"]
+    config = app.config
+    shadow = f", shadow {config.shadow.name}" if config.shadow is not None else ""
+    lines = [f"fairlead {__version__}, policy {config.policy.name}{shadow}"]
     width = max(len(id) for id in app.watches)
     for id, watch in app.watches.items():
         backend = app.balancer.backends[id]
@@ -147,5 +159,7 @@ def summary(app: App, bound: Bound) -> str:
         else:
             lines.append(f"  {id:<{width}}  down  {reason or watch.about.problem}; it joins by itself when it answers")
     lines += [f"listening on {url}" for url in bound.data]
+    if config.recording is not None:
+        lines.append(f"recording to {config.recording.path}")
     lines.append(f"admin on {bound.admin}")
     return "\n".join(lines)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import logging
 import random
 import ssl
@@ -17,11 +18,16 @@ from time import monotonic
 import aiohttp
 import msgspec
 
+from fairlead.config import schema
 from fairlead.config.schema import Backend, Config, Tls
+from fairlead.config.switch import read_switch
 from fairlead.control.access_log import AccessLog
 from fairlead.control.admin import Admin
 from fairlead.control.metrics import MetricsPage
+from fairlead.control.notices import Notices
 from fairlead.control.recorder import Recorder
+from fairlead.control.recording import Recording, RecordingError
+from fairlead.control.switching import Switching
 from fairlead.control.views import Views
 from fairlead.core.alerts import ShareAlert, ShareRules
 from fairlead.core.balancer import Balancer
@@ -30,12 +36,18 @@ from fairlead.core.retry import RetryRules
 from fairlead.core.view import Policy
 from fairlead.feeds.watch import Watch, WatchSettings
 from fairlead.proxy.pool import Pool
-from fairlead.proxy.service import LimitSettings, Service, SessionSource, TimeoutSettings
+from fairlead.proxy.service import LimitSettings, Service, TimeoutSettings
 
 log = logging.getLogger("fairlead")
 
 FIRST_ROUND_SECONDS = 3.0  # how long a start waits to hear from the backends
 ALERT_SECONDS = 1.0  # time between two looks at the shares
+POLICY_OPTIONS = {  # of schema.Policy, by the names that the constructors know them by
+    "expected_completion": ("throughput",),
+    "prefix_cache": ("overload",),
+    "prefix_hash": ("load_factor",),
+    "session": ("ttl",),
+}
 
 
 class StartError(Exception):
@@ -50,21 +62,16 @@ class Bound:
     admin: str
 
 
-def make_policy(config: Config) -> Policy:
-    """The configured policy with its options."""
-    policy = config.policy
-    if policy.name == "prefix_hash":
-        return make("prefix_hash", load_factor=policy.load_factor)
-    if policy.name == "session":
-        return make("session", ttl=policy.ttl)
-    return make(policy.name)
+def make_policy(policy: schema.Policy) -> Policy:
+    """A configured policy with its options."""
+    return make(policy.name, **{name: getattr(policy, name) for name in POLICY_OPTIONS.get(policy.name, ())})
 
 
 def make_balancer(config: Config, rng: random.Random) -> Balancer:
     """The brain for a configuration, with its backends, not yet probed."""
     retries, health = config.retries, config.health
     balancer = Balancer(
-        make_policy(config),
+        make_policy(config.policy),
         rng,
         retry=RetryRules(retries.attempts, frozenset(retries.on), retries.window, retries.budget),
         rise=health.rise,
@@ -119,21 +126,10 @@ class App:
         loop = asyncio.get_running_loop()
         self.clock = monotonic
         self.balancer = make_balancer(config, random.Random(seed))  # noqa: S311 -- spreads load, no secret
-        self.access_log: AccessLog | None = None
-        if config.access_log.enabled:
-            try:
-                self.access_log = AccessLog(config.access_log.path, config.access_log.format, self.clock)
-            except OSError as problem:
-                raise StartError(f"access_log.path: {config.access_log.path}: {problem.strerror}") from None
-        self.recorder = Recorder(self.balancer, self.access_log)
-        policy, timeouts, limits = config.policy, config.timeouts, config.limits
-        session = None
-        if policy.name == "session":
-            session = SessionSource(
-                header=policy.header.lower().encode() if policy.header else None,
-                cookie=policy.cookie.encode() if policy.cookie else None,
-                body_field=policy.body_field,
-            )
+        self.access_log, self.recording = self._logs()
+        sinks = [self.access_log, self.recording.take if self.recording is not None else None]
+        self.recorder = Recorder(self.balancer, *[sink for sink in sinks if sink is not None])
+        timeouts, limits = config.timeouts, config.limits
         self.service = Service(
             loop=loop,
             balancer=self.balancer,
@@ -149,7 +145,17 @@ class App:
             ),
             limits=LimitSettings(limits.body, limits.head, limits.headers, limits.connections),
             models_body=self._models_body,
-            session=session,
+            hash_prompts=self.recording is not None,
+        )
+        self.switching = Switching(
+            config.policy,
+            config.shadow,
+            balancer=self.balancer,
+            service=self.service,
+            read=functools.partial(read_switch, configured=(config.policy, config.shadow)),
+            make=make_policy,
+            rng=random.Random(None if seed is None else f"shadow of {seed}"),  # noqa: S311
+            tell=self.recording.switched if self.recording is not None else None,
         )
         share = config.alerts.share
         self.alert = ShareAlert(ShareRules(share.threshold, share.window, share.min_requests))
@@ -157,8 +163,32 @@ class App:
         self._session: aiohttp.ClientSession | None = None
         self._models_cache: tuple[tuple[int, ...], bytes] = ((), b"")
         self._alerted_at = float("-inf")
-        self._resting: set[str] = set()  # backends that were ejected at the last look
+        self._notices = Notices(self.balancer)
         self._admin: Admin | None = None
+
+    def _logs(self) -> tuple[AccessLog | None, Recording | None]:
+        log, recording = self.config.access_log, self.config.recording
+        taken = None
+        if recording is not None:
+            try:
+                taken = Recording(
+                    recording.path,
+                    balancer=self.balancer,
+                    policy=self.config.policy.name,
+                    clock=self.clock,
+                    max_bytes=recording.max_bytes,
+                    keep=recording.keep,
+                )
+            except RecordingError as problem:
+                raise StartError(f"recording.path: {problem}") from None
+        if not log.enabled:
+            return None, taken
+        try:
+            return AccessLog(log.path, log.format, self.clock), taken
+        except OSError as problem:
+            if taken is not None:
+                taken.close()
+            raise StartError(f"access_log.path: {log.path}: {problem.strerror}") from None
 
     # --- life ------------------------------------------------------------------------------------------------
 
@@ -199,8 +229,8 @@ class App:
         for task in late:
             task.cancel()
         views = Views(self.balancer, self.recorder, self.alert, self.watches, self.clock)
-        page = MetricsPage(self.balancer, self.recorder, self.service, self.alert, self._dropped)
-        self._admin = Admin(config, views, page, self._not_ready, self.clock())
+        page = MetricsPage(self.balancer, self.recorder, self.service, self.alert, self._dropped, self.recording)
+        self._admin = Admin(config, views, page, self.switching, self._not_ready)
         try:
             admin = _url(*await self._admin.listen(config.admin), tls=False)
         except OSError as problem:
@@ -229,6 +259,8 @@ class App:
             await self._admin.close()
         if self.access_log is not None:
             self.access_log.close()
+        if self.recording is not None:
+            self.recording.close()
         return left
 
     # --- between the parts -----------------------------------------------------------------------------------
@@ -238,23 +270,12 @@ class App:
             self.access_log.flush()
         if now - self._alerted_at >= ALERT_SECONDS:
             self._alerted_at = now
-            self._tell_ejections(now)
+            self._notices.look(now)
             raised, cleared = self.alert.observe(self.balancer.backends.values(), now)
             for alert in raised:
                 log.warning("alert %s raised: %s", alert.name, alert.message)
             for alert in cleared:
                 log.info("alert %s cleared for backend %s", alert.name, alert.backend)
-
-    def _tell_ejections(self, now: float) -> None:
-        resting = {b.id: b for b in self.balancer.backends.values() if b.passive.ejected(now)}
-        for id in resting.keys() - self._resting:
-            passive = resting[id].passive
-            log.warning(
-                "backend %s rests for %g s after failed requests (%s)", id, passive.fail_timeout, passive.reason
-            )
-        for id in self._resting - resting.keys():
-            log.info("backend %s gets requests again", id)
-        self._resting = set(resting)
 
     def _hurry(self, backend: str) -> None:
         watch = self.watches.get(backend)

@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Mapping
 
 from fairlead.config.problems import WARNING, Problems
-from fairlead.config.schema import Address, Backend, Config
+from fairlead.config.schema import Address, Backend, Config, Policy
 from fairlead.config.units import format_duration
 
 ENGINES_CLOSE_AFTER = 5.0
@@ -30,13 +30,32 @@ def check_config(config: Config, where: Mapping[int, str], problems: Problems) -
             hint="write 4s, or raise the engines' own keep-alive above it",
             severity=WARNING,
         )
-    policy = config.policy
-    if policy.name == "session" and not (policy.header or policy.cookie or policy.body_field):
+    policy, shadow = config.policy, config.shadow
+    check_policies(policy, shadow, where.get(id(policy), "policy"), where.get(id(shadow), "shadow"), problems)
+
+
+def check_policies(policy: Policy, shadow: Policy | None, path: str, shadow_path: str, problems: Problems) -> None:
+    """Report what the two cannot work with; the paths say where they stand."""
+    for each, place in ((policy, path), (shadow, shadow_path)):
+        if each is not None and each.name == "session" and not any(session_source(each)):
+            problems.add(
+                place,
+                "the session policy needs something that names the session",
+                hint="set header, cookie or body_field",
+            )
+    if shadow is None or not policy.name == shadow.name == "session":
+        return
+    if session_source(policy) != session_source(shadow):
         problems.add(
-            where.get(id(policy), "policy"),
-            "the session policy needs something that names the session",
-            hint="set header, cookie or body_field",
+            shadow_path,
+            "a session policy and its session shadow must find the session's name in the same place",
+            hint="give both the same header, cookie and body_field",
         )
+
+
+def session_source(policy: Policy) -> tuple[str | None, str | None, str | None]:
+    """Where a session policy finds the session's name: header, cookie, body field."""
+    return policy.header, policy.cookie, policy.body_field
 
 
 def check_backends(backends: tuple[Backend, ...], where: Mapping[int, str], problems: Problems) -> None:

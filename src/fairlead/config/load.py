@@ -4,7 +4,7 @@
 warnings may come with it. `load_file` and `from_targets` raise `ConfigError` instead of returning None.
 Rule 1: everything that is wrong is said in one go, each with its file, line, path and what to write.
 Rule 2: this is the only part of the schema's world that opens files: the config itself, certificates
-        and keys, and it looks whether the access log's folder is there.
+        and keys, and it looks whether the folders of access log and recording are there.
 """
 
 from __future__ import annotations
@@ -95,13 +95,20 @@ def check_files(config: Config, problems: Problems) -> None:
         if listen is not None and listen.tls is not None:  # None is a hole left by the walker
             single = f"listen[{index}]" not in problems.lines and len(config.listen) == 1
             _check_tls(listen.tls, "listen.tls" if single else f"listen[{index}].tls", problems)
-    log = config.access_log
-    if log.enabled and log.path != "-":
-        target = Path(log.path)
-        if target.is_dir():
-            problems.add("access_log.path", f"'{target}' is a directory", hint="name a file in it")
-        elif not target.parent.is_dir():
-            problems.add("access_log.path", f"the directory '{target.parent}' is not there", hint="create it")
+    if config.access_log.enabled and config.access_log.path != "-":
+        _check_output(config.access_log.path, "access_log.path", problems)
+    if config.recording is not None:
+        if Path(config.recording.path).name == "-":
+            problems.add("recording.path", "a recording goes to a file, not to standard output", hint="name a file")
+        _check_output(config.recording.path, "recording.path", problems)
+
+
+def _check_output(file: str, path: str, problems: Problems) -> None:
+    target = Path(file)
+    if target.is_dir():
+        problems.add(path, f"'{target}' is a directory", hint="name a file in it")
+    elif not target.parent.is_dir():
+        problems.add(path, f"the directory '{target.parent}' is not there", hint="create it")
 
 
 def _check_tls(tls: Tls, path: str, problems: Problems) -> None:
@@ -213,7 +220,10 @@ def _with_whole_paths(config: Config, folder: Path) -> Config:
         for item in config.listen
     )  # fmt: skip
     log = dataclasses.replace(config.access_log, path=whole(config.access_log.path))
-    return dataclasses.replace(config, listen=listen, access_log=log)
+    recording = config.recording
+    if recording is not None:
+        recording = dataclasses.replace(recording, path=str(folder / recording.path))
+    return dataclasses.replace(config, listen=listen, access_log=log, recording=recording)
 
 
 def _result(config: Config | None, problems: Problems, given: Mapping[str, Any]) -> tuple[Config | None, list[Problem]]:

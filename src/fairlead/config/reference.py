@@ -66,7 +66,8 @@ def _introduction(table: type[Any], path: str) -> str:
 
 def _example(table: type[Any], short: str) -> str:
     kind = options_of(table)[short][0].kind
-    return {"address": "0.0.0.0:8080", "url": "http://gpu1:8000", "bool": "off"}.get(kind, "round_robin")
+    examples = {"address": "0.0.0.0:8080", "url": "http://gpu1:8000", "bool": "off", "file": "trace.jsonl"}
+    return examples.get(kind, "round_robin")
 
 
 def _value(option: Option, path: str, name: str) -> str:

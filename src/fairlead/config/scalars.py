@@ -74,7 +74,7 @@ def read_choice(raw: object, option: Option) -> str:
 
 def read_text(raw: object, option: Option) -> str:
     if not isinstance(raw, str):
-        hint = "put it in quotes" if isinstance(raw, int | float) else None
+        hint = "put it in quotes" if isinstance(raw, int | float) and not isinstance(raw, bool) else None
         raise UnitError("text", hint)
     if not raw or raw != raw.strip() or not raw.isprintable():
         raise UnitError("text without control characters or blanks around it")

@@ -23,6 +23,9 @@ MIB: Final = 1024 * KIB
 DAY: Final = 86_400.0
 
 POLICIES: Final = (
+    "expected_completion",
+    "prefix_cache",
+    "latency",
     "least_pending_tokens",
     "least_waiting",
     "least_connections",
@@ -75,7 +78,9 @@ SHORTHAND: Final[dict[str, str]] = {
     "Listen": "address",
     "Backend": "url",
     "Policy": "name",
+    "Shadow": "name",
     "AccessLog": "enabled",
+    "Recording": "path",
 }
 
 
@@ -110,7 +115,15 @@ class Listen:
 class Policy:
     """How a backend is chosen."""
 
-    name: str = option("choice", "how a backend is chosen", "least_pending_tokens", choices=POLICIES)
+    name: str = option("choice", "how a backend is chosen", "expected_completion", choices=POLICIES)
+    throughput: float = option(
+        "float", "0 cares for the time to the first token only, 1 for the work done in all", 0.5,
+        low=0.0, high=1.0, only_for="expected_completion",
+    )  # fmt: skip
+    overload: float = option(
+        "float", "times its fair share of pending tokens at which a backend loses its prefixes to others", 2.0,
+        low=1.0, high=10.0, only_for="prefix_cache",
+    )  # fmt: skip
     load_factor: float = option(
         "float",
         "how far over its fair share a backend may go before its prompts spill to the next",
@@ -131,6 +144,11 @@ class Policy:
         "duration", "a session is forgotten this long after its last request", 1800.0,
         low=1.0, high=30 * DAY, only_for="session",
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shadow(Policy):
+    """A second policy that is asked about each request and never obeyed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,6 +279,18 @@ class AccessLog:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """The traffic in lengths, times and hashes, to replay it later; never its text."""
+
+    path: str = option("file", "a file, relative to this one")
+    max_bytes: int = option(
+        "size", "a file that reaches this becomes FILE.1, and a new one is begun", 64 * MIB, low=64 * KIB,
+        high=1024 * 1024 * MIB,
+    )  # fmt: skip
+    keep: int = option("int", "files kept, the oldest is deleted", 4, low=1, high=1000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
     """Alert: one backend takes most of the traffic."""
 
@@ -286,6 +316,9 @@ class Config:
     )  # fmt: skip
     admin: Address = option("address", "admin API, metrics and dashboard; keep it private", Address("127.0.0.1", 9900))
     policy: Policy = option("table", "how a backend is chosen", Policy(), table=Policy)
+    shadow: Shadow | None = option(
+        "table", "a second policy that is asked about each request and never obeyed", None, table=Shadow
+    )
     backends: tuple[Backend, ...] = option(
         "table", "the engines", (), many=True, fewest=1, table=Backend, default_text="required"
     )
@@ -296,6 +329,9 @@ class Config:
     limits: Limits = option("table", "what a client may send", Limits(), table=Limits)
     metrics: Metrics = option("table", "reading the engines' own metrics", Metrics(), table=Metrics)
     access_log: AccessLog = option("table", "one line for each request", AccessLog(), table=AccessLog)
+    recording: Recording | None = option(
+        "table", "the traffic in lengths, times and hashes, to replay it later", None, table=Recording
+    )
     drain: float = option(
         "duration", "at shutdown, running requests may take this long; 0: stop at once", 30.0,
         low=0.001, high=DAY, zero=True,

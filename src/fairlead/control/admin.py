@@ -1,7 +1,11 @@
 """The admin listener: health, metrics and the API. Separate from the data port, loopback unless told otherwise.
 
-Read-only. A browser page from elsewhere must not read it through a rebound DNS name, so on loopback requests
-whose Host is neither an address nor localhost are refused.
+A browser page from elsewhere must not use it.
+Rule 1: what is read could be read through a rebound DNS name, so on loopback requests whose Host is neither an
+        address nor localhost are refused.
+Rule 2: what changes something must be JSON by its content type, which no page elsewhere may send without being asked
+        first (and we allow nobody), must not come from another origin as far as the browser says, and must
+        name this very listener in its Host, on loopback or not.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -18,9 +22,11 @@ from aiohttp import web
 from fairlead import __version__
 from fairlead.config.schema import Address, Config
 from fairlead.control.metrics import CONTENT_TYPE, MetricsPage
+from fairlead.control.switching import Switching, SwitchRefused
 from fairlead.control.views import Views
 
 MAX_LISTED = 1_000
+MAX_BODY = 64 * 1024
 
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+))(?::[0-9]{1,5})?")
 
@@ -46,19 +52,41 @@ def _is_local(host: str) -> bool:
         return False
 
 
-def _asked_by_address(header: str) -> bool:
-    """Does a Host header name an address or localhost, and not a name that could be rebound?"""
+def _host_in(header: str) -> str:
+    """The host that a Host header names, without port and brackets; "" when it cannot be read."""
     match = _HOST.fullmatch(header)
-    if match is None:
-        return False
-    name = match[1] or match[2]
-    if name.lower() == "localhost":
-        return True
+    name = "" if match is None else (match[1] or match[2]).lower()
+    return str(ipaddress.ip_address(name)) if _is_address(name) else name
+
+
+def _is_address(host: str) -> bool:
     try:
-        ipaddress.ip_address(name)
+        ipaddress.ip_address(host)
     except ValueError:
         return False
     return True
+
+
+def _asked_by_address(header: str) -> bool:
+    """Does a Host header name an address or localhost, and not a name that could be rebound?"""
+    name = _host_in(header)
+    return name == "localhost" or _is_address(name)
+
+
+def _why_not_change(request: web.Request, own: Iterable[str]) -> tuple[int, str] | None:
+    """(status, sentence) when this request may not change anything; `own` are the listener's names."""
+    hosts = request.headers.getall("Host", [])
+    host = _host_in(hosts[0]) if len(hosts) == 1 else ""
+    if not _is_local(host) and host not in own:
+        return 403, "ask this listener by its own address or as localhost"
+    for origin in request.headers.getall("Origin", []):
+        if origin.lower() != f"http://{hosts[0].lower()}":
+            return 403, "this came from a page of another origin"
+    if any(site != "same-origin" for site in request.headers.getall("Sec-Fetch-Site", [])):
+        return 403, "this came from a page of another origin"
+    if request.content_type != "application/json":
+        return 415, "expected a JSON body with content-type: application/json"
+    return None
 
 
 def _guard(bound: str) -> Any:
@@ -73,6 +101,8 @@ def _guard(bound: str) -> Any:
             return await handler(request)
         except web.HTTPNotFound:
             return _error(404, f"no such page here: {', '.join(PAGES)}")
+        except web.HTTPRequestEntityTooLarge:
+            return _error(413, f"a body is at most {MAX_BODY // 1024} KiB here")
         except web.HTTPMethodNotAllowed as problem:
             return _error(405, f"allowed here: {', '.join(sorted(problem.allowed_methods))}")
 
@@ -81,7 +111,7 @@ def _guard(bound: str) -> Any:
 
 PAGES = (
     "/healthz", "/readyz", "/metrics", "/api/backends", "/api/decisions", "/api/explain/{request_id}",
-    "/api/alerts", "/api/models", "/api/config",
+    "/api/policy", "/api/shadow", "/api/alerts", "/api/models", "/api/config",
 )  # fmt: skip
 
 
@@ -89,14 +119,15 @@ class Admin:
     """Serves `Views` and `MetricsPage` over HTTP."""
 
     def __init__(
-        self, config: Config, views: Views, metrics: MetricsPage, ready: Callable[[], str], started: float
+        self, config: Config, views: Views, metrics: MetricsPage, switching: Switching, ready: Callable[[], str]
     ) -> None:
         """`ready` answers "" or why the balancer cannot take requests."""
         self._config = config
         self._views = views
         self._metrics = metrics
+        self._switching = switching
         self._ready = ready
-        app = web.Application(middlewares=[_guard(config.admin.host)])
+        app = web.Application(middlewares=[_guard(config.admin.host)], client_max_size=MAX_BODY)
         app.add_routes(
             [
                 web.get("/healthz", self._healthz),
@@ -105,6 +136,9 @@ class Admin:
                 web.get("/api/backends", self._backends),
                 web.get("/api/decisions", self._decisions),
                 web.get("/api/explain/{id}", self._explain),
+                web.get("/api/policy", self._policy),
+                web.post("/api/policy", self._switch),
+                web.get("/api/shadow", self._shadow),
                 web.get("/api/alerts", self._alerts),
                 web.get("/api/models", self._models),
                 web.get("/api/config", self._show_config),
@@ -134,7 +168,7 @@ class Admin:
         return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _backends(self, request: web.Request) -> web.Response:
-        return _json({"backends": self._views.backends(), "policy": self._config.policy.name})
+        return _json({"backends": self._views.backends(), "policy": self._switching.policy.name})
 
     async def _decisions(self, request: web.Request) -> web.Response:
         text = request.query.get("limit", "50")
@@ -148,6 +182,26 @@ class Admin:
             return _error(404, "no such request among the last ones: take the x-request-id of a recent answer")
         return _json(found)
 
+    async def _policy(self, request: web.Request) -> web.Response:
+        return _json(self._switching.shown())
+
+    async def _switch(self, request: web.Request) -> web.Response:
+        socket = request.get_extra_info("sockname")
+        refused = _why_not_change(request, {self._config.admin.host, *(socket or ())[:1]})
+        if refused is not None:
+            return _error(*refused)
+        try:
+            body = msgspec.json.decode(await request.read())
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return _error(400, 'expected JSON such as {"policy": "expected_completion"}')
+        try:
+            return _json(self._switching.switch(body))
+        except SwitchRefused as problem:
+            return _error(400, str(problem))
+
+    async def _shadow(self, request: web.Request) -> web.Response:
+        return _json(self._views.shadow())
+
     async def _alerts(self, request: web.Request) -> web.Response:
         return _json({"alerts": self._views.alerts()})
 
@@ -155,7 +209,9 @@ class Admin:
         return _json({"models": self._views.models()})
 
     async def _show_config(self, request: web.Request) -> web.Response:
-        return _json(_plain(dataclasses.asdict(self._config)))
+        now = self._switching
+        config = dataclasses.replace(self._config, policy=now.policy, shadow=now.shadow)
+        return _json(_plain(dataclasses.asdict(config)))
 
 
 def _plain(value: Any) -> Any:

@@ -19,8 +19,10 @@ from prometheus_client.registry import Collector
 
 from fairlead import __version__
 from fairlead.control.recorder import Histogram, Recorder
+from fairlead.control.recording import Recording
 from fairlead.core.alerts import ShareAlert
 from fairlead.core.balancer import Balancer
+from fairlead.core.cluster.prefix import ENTRY_BYTES
 from fairlead.proxy.service import Service
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -36,12 +38,14 @@ class MetricsPage(Collector):
         service: Service,
         alert: ShareAlert,
         dropped_lines: Callable[[], int],
+        recording: Recording | None = None,
     ) -> None:
         self._balancer = balancer
         self._recorder = recorder
         self._service = service
         self._alert = alert
         self._dropped_lines = dropped_lines
+        self._recording = recording
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -56,6 +60,11 @@ class MetricsPage(Collector):
         yield InfoMetricFamily("fairlead_build", "which Fairlead this is", {"version": __version__})
         yield from self._of_requests()
         yield from self._of_backends()
+        if self._balancer.uses_prefixes:
+            yield from self._of_prefixes()
+        yield from self._of_policies()
+        if self._recording is not None:
+            yield from self._of_recording(self._recording)
         yield from self._of_process()
 
     def _of_requests(self) -> Iterator[Metric]:
@@ -77,6 +86,13 @@ class MetricsPage(Collector):
         yield tokens
         hits = {id: n.cached_tokens for id, n in numbers.items()}
         yield _counters("fairlead_prefix_hit_tokens", "prompt tokens found cached", ("backend",), hits)
+        predicted = {id: n.predicted_tokens for id, n in numbers.items()}
+        yield _counters(
+            "fairlead_prefix_predicted_tokens",
+            "prompt tokens thought to be cached, of requests whose answers told",
+            ("backend",),
+            predicted,
+        )
         yield _counters("fairlead_retries", "requests moved to another backend", ("reason",), recorder.retries)
         yield _counters("fairlead_refused", "bytes and bodies not accepted", ("reason",), recorder.refusals)
         yield _counters("fairlead_client_aborts", "clients that left before the end", ("phase",), recorder.aborts)
@@ -131,6 +147,16 @@ class MetricsPage(Collector):
         yield gauge(
             "fairlead_backend_capacity", "speed, the fleet's mean is 1; or its weight", [b.capacity for b in backends]
         )
+        yield gauge(
+            "fairlead_prefill_slowdown",
+            "observed over predicted prefill time; 2: half as fast as the reference machine",
+            [b.prefill_slowdown for b in backends],
+        )
+        yield gauge(
+            "fairlead_decode_slowdown",
+            "observed over predicted decode time; 2: half as fast as the reference machine",
+            [b.decode_slowdown for b in backends],
+        )
         shares = self._alert.shares
         yield gauge(
             "fairlead_backend_share",
@@ -148,6 +174,52 @@ class MetricsPage(Collector):
         for b in backends:
             alerts.add_metric(("backend_share", b.id), float(b.id in self._alert.active))
         yield alerts
+
+    def _of_prefixes(self) -> Iterator[Metric]:
+        backends = list(self._balancer.backends.values())
+        gauge = _Gauges([b.id for b in backends])
+        entries = [len(b.shelf.blocks) for b in backends]
+        yield gauge("fairlead_prefix_index_blocks", "prefix blocks that it is thought to have cached", entries)
+        yield gauge("fairlead_prefix_index_bytes", "memory that they take here", [n * ENTRY_BYTES for n in entries])
+        yield gauge(
+            "fairlead_prefix_trust",
+            "share of the predicted cached tokens that its reports confirm",
+            [b.trust.factor for b in backends],
+        )
+        drops = {b.id: b.trust.drops for b in backends}
+        yield _counters(
+            "fairlead_prefix_view_drops", "times that the view of its cache was emptied", ("backend",), drops
+        )
+
+    def _of_policies(self) -> Iterator[Metric]:
+        shadow = self._balancer.shadow
+        names = {"policy": self._balancer.policy.name, "shadow": shadow.policy.name if shadow is not None else ""}
+        yield InfoMetricFamily("fairlead_policy", "the policies in force", names)
+        if shadow is None:
+            return
+        yield CounterMetricFamily("fairlead_shadow_requests", "requests compared with the shadow", shadow.requests)
+        yield CounterMetricFamily(
+            "fairlead_shadow_agreements", "of these, the shadow would have taken the same backend", shadow.agreements
+        )
+        seconds = CounterMetricFamily(
+            "fairlead_shadow_predicted_ttft_seconds",
+            "predicted seconds to the first token on the chosen backend and on the shadow's",
+            labels=("choice",),
+        )
+        seconds.add_metric(("policy",), shadow.chosen_seconds)
+        seconds.add_metric(("shadow",), shadow.shadow_seconds)
+        yield seconds
+        yield CounterMetricFamily("fairlead_shadow_errors", "requests on which the shadow failed", shadow.errors)
+
+    def _of_recording(self, recording: Recording) -> Iterator[Metric]:
+        yield CounterMetricFamily("fairlead_recording_requests", "requests in the recording", recording.written)
+        yield CounterMetricFamily(
+            "fairlead_recording_dropped", "requests that are missing in the recording", recording.dropped
+        )
+        yield CounterMetricFamily("fairlead_recording_bytes", "bytes written to it", recording.bytes_written)
+        yield GaugeMetricFamily(
+            "fairlead_recording_stopped", "1 when its disk has ended it", float(bool(recording.problem))
+        )
 
     def _of_process(self) -> Iterator[Metric]:
         service = self._service

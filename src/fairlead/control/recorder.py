@@ -64,12 +64,21 @@ class Histogram:
 class BackendNumbers:
     """What is counted of one backend's requests."""
 
-    __slots__ = ("cached_tokens", "inter_token", "output_tokens", "prompt_tokens", "seconds", "ttft")
+    __slots__ = (
+        "cached_tokens",
+        "inter_token",
+        "output_tokens",
+        "predicted_tokens",
+        "prompt_tokens",
+        "seconds",
+        "ttft",
+    )
 
     def __init__(self) -> None:
         self.prompt_tokens = 0
         self.output_tokens = 0
         self.cached_tokens = 0  # prompt tokens that the engine found in its cache
+        self.predicted_tokens = 0  # prompt tokens that we thought it would find, of requests where it told
         self.seconds = Histogram(SECONDS)  # request's first byte to answer's last
         self.ttft = Histogram(SECONDS)  # request's first byte to first streamed byte
         self.inter_token = Histogram(TOKEN_SECONDS)  # mean of a request, counted once per token
@@ -78,10 +87,10 @@ class BackendNumbers:
 class Recorder:
     """Collects. Not thread-safe: one loop drives it."""
 
-    def __init__(self, balancer: Balancer, sink: Callable[[Record], None] | None = None) -> None:
-        """`sink` takes each record for the access log."""
+    def __init__(self, balancer: Balancer, *sinks: Callable[[Record], None]) -> None:
+        """Each of the `sinks` takes every record: the access log, the recording."""
         self._balancer = balancer
-        self._sink = sink
+        self._sinks = sinks
         self.requests: dict[tuple[str, str, int], int] = {}  # (backend, model, status)
         self.backends: dict[str, BackendNumbers] = {}
         self.errors: dict[tuple[str, str], int] = {}  # (backend, kind)
@@ -114,7 +123,7 @@ class Recorder:
         record.tried = exchange.tried
         record.bytes_out = exchange.bytes_out
         record.duration = duration = now - arrived
-        record.prompt_tokens = record.output_tokens = record.ttft = None
+        record.prompt_tokens = record.output_tokens = record.cached_tokens = record.ttft = None
         first = exchange.first_byte_at
         if first:
             record.ttft = first - arrived
@@ -129,9 +138,12 @@ class Recorder:
             usage = exchange.usage
             if usage is not None:
                 record.prompt_tokens, record.output_tokens = usage.prompt_tokens, usage.completion_tokens
+                record.cached_tokens = usage.cached_tokens
                 numbers.prompt_tokens += usage.prompt_tokens
                 numbers.output_tokens += usage.completion_tokens
-                numbers.cached_tokens += usage.cached_tokens or 0
+                if usage.cached_tokens is not None:
+                    numbers.cached_tokens += usage.cached_tokens
+                    numbers.predicted_tokens += lease.cached_raw
             elif produced:
                 record.output_tokens = produced
                 numbers.prompt_tokens += lease.prompt_tokens
@@ -153,8 +165,8 @@ class Recorder:
         records[request_id] = record
         if len(records) > MAX_DECISIONS:
             records.popitem(last=False)
-        if self._sink is not None:
-            self._sink(record)
+        for sink in self._sinks:
+            sink(record)
 
     def decided(self, seconds: float) -> None:
         """A choice took this long (the proxy measures one in eight)."""
@@ -166,7 +178,7 @@ class Recorder:
         """A request was refused before it became an exchange; `head` is None when not even that could be read."""
         key = ("", "", status)
         self.requests[key] = self.requests.get(key, 0) + 1
-        if self._sink is not None:
+        if self._sinks:
             record = Record()
             record.arrived = client.arrived
             record.peer = client.peer
@@ -177,7 +189,8 @@ class Recorder:
             if head is not None:
                 record.method = head.method.decode("latin-1")
                 record.path = head.target.partition(b"?")[0][:MAX_PATH].decode("latin-1")
-            self._sink(record)
+            for sink in self._sinks:
+                sink(record)
 
     def refused(self, reason: str) -> None:
         """Bytes or a body that we do not accept."""

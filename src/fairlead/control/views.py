@@ -1,4 +1,4 @@
-"""What the admin API shows: backends, decisions, explanations, alerts, as plain JSON-able data."""
+"""What the admin API shows: backends, decisions, explanations, the shadow, alerts, as plain JSON-able data."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from fairlead.control.recorder import Recorder
 from fairlead.core.alerts import Alert, ShareAlert
 from fairlead.core.balancer import Balancer
 from fairlead.core.cluster.backend import Backend
+from fairlead.core.cluster.ledger import Lease
+from fairlead.core.cluster.prefix import ENTRY_BYTES
 from fairlead.feeds.watch import Watch
 from fairlead.proxy.record import Record
 
@@ -89,6 +91,9 @@ class Views:
             "max_connections": b.max_connections,
             "capacity": _number(b.capacity, 4),
             "slowdown": _number(b.slowdown, 4),
+            "prefill_slowdown": _number(b.prefill_slowdown, 4),
+            "decode_slowdown": _number(b.decode_slowdown, 4),
+            "overdue": _number(b.overdue, 3),
             "share": _number(self._alert.shares.get(b.id, 0.0), 4),
             "inflight": b.inflight,
             "pending_tokens": b.prompt_pending + b.output_pending,
@@ -101,8 +106,11 @@ class Views:
             "ttft_mean": _number(ttft.total / count) if ttft and count else None,
             "engine_waiting": _number(stats.waiting),
             "engine_running": _number(stats.running),
+            "foreign_waiting": _number(b.foreign_waiting, 3),
+            "foreign_running": _number(b.foreign_running, 3),
             "kv_usage": _number(stats.kv_usage, 4),
             "prefix_hit_ratio": hits,
+            "prefix_view": _prefix_view(b) if self._balancer.uses_prefixes else None,
             "metrics_age": _number(now - b.polled_at, 3),
             "metrics_problem": watch.about.metrics_problem or None if watch else None,
         }
@@ -141,7 +149,7 @@ class Views:
         if lease is None:
             answer["explanation"] = f"it was not sent to any backend: {record.error or record.outcome}"
             return answer
-        choice, policy, facts = lease.choice, self._balancer.policy, lease.facts
+        choice, policy, facts = lease.choice, lease.policy or self._balancer.policy, lease.facts
         rows = []
         for i, b in enumerate(lease.candidates):
             row = choice.terms[i] if i < len(choice.terms) else ()
@@ -167,6 +175,7 @@ class Views:
             "candidates": rows[:MAX_ROWS],
             "not_considered": others[:MAX_ROWS],
             "lower_score_is_better": True,
+            "shadow": _opinion(lease),
             "estimate": {
                 "kind": facts.kind,
                 "prompt_bytes": facts.prompt_bytes,
@@ -180,6 +189,38 @@ class Views:
             f"{policy.name} chose {lease.backend.id} out of {len(lease.candidates)}: {choice.reason}"
         )
         return answer
+
+    def shadow(self) -> dict[str, Any]:
+        """What the shadow would have done so far; without one there is not much to tell."""
+        shadow, policy = self._balancer.shadow, self._balancer.policy.name
+        if shadow is None:
+            return {"policy": policy, "shadow": None}
+        count = shadow.requests
+        chosen, wanted = shadow.chosen_seconds, shadow.shadow_seconds
+        gain = {
+            "seconds": _number((chosen - wanted) / count) if count else None,
+            "share": _number((chosen - wanted) / chosen, 4) if chosen else None,
+        }
+        by_difference = sorted(shadow.differences.items(), key=lambda item: (-sum(item[1]), item[0]))
+        return {
+            "policy": policy,
+            "shadow": shadow.policy.name,
+            "active": shadow.active,
+            "since": None if shadow.since is None else self._wall(shadow.since),
+            "requests": count,
+            "agreement": _number(shadow.agreements / count, 4) if count else None,
+            "predicted_ttft": {
+                "policy": _number(chosen / count) if count else None,
+                "shadow": _number(wanted / count) if count else None,
+            },
+            "estimated_gain": gain,
+            "differences": [
+                {"backend": id, "only_policy": here, "only_shadow": there}
+                for id, (here, there) in by_difference[:MAX_ROWS]
+            ],
+            "errors": shadow.errors,
+            "last_error": shadow.problem or None,
+        }
 
     def alerts(self) -> list[dict[str, Any]]:
         """Alerts that stand."""
@@ -200,3 +241,30 @@ class Views:
             name: {"bytes_per_token": _number(m.bytes_per_token, 3), "mean_output_tokens": _number(m.mean_output, 1)}
             for name, m in self._balancer.tokens.snapshot().items()
         }
+
+
+def _prefix_view(b: Backend) -> dict[str, Any]:
+    """What we think that its prefix cache holds, and how far that is to be trusted."""
+    shelf, trust = b.shelf, b.trust
+    return {
+        "state": trust.state,
+        "blocks": len(shelf.blocks),
+        "bytes": shelf.used,
+        "limit_bytes": shelf.limit,
+        "trust": _number(trust.factor, 4),
+        "drops": trust.drops,
+        "memory_bytes": len(shelf.blocks) * ENTRY_BYTES,
+    }
+
+
+def _opinion(lease: Lease) -> dict[str, Any] | None:
+    """What the shadow would have done with this request."""
+    opinion = lease.opinion
+    if opinion is None:
+        return None
+    return {
+        "policy": opinion.policy.name,
+        "backend": lease.candidates[opinion.wanted].id,
+        "agrees": opinion.wanted == lease.choice.index,
+        "predicted_ttft": {"policy": _number(opinion.chosen_seconds), "shadow": _number(opinion.shadow_seconds)},
+    }

@@ -81,7 +81,7 @@ def test_an_interrupt_prints_what_was_measured_and_ends_the_children() -> None:
     ("arguments", "sentence"),
     [
         (["--policy", "least_conections"], "did you mean 'least_connections'?"),
-        (["--policy", "?"], "known: least_pending_tokens"),
+        (["--policy", "?"], "known: expected_completion"),
         (["--seconds", "0"], "0.0 is not in the range"),
         (["--rate", "1000"], "is not in the range"),
     ],

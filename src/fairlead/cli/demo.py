@@ -26,7 +26,7 @@ from fairlead.demo.report import as_json, compare, conclusions
 from fairlead.demo.run import Demo, Settings
 from fairlead.demo.screen import LiveScreen, PlainScreen, make_screen
 
-COMPARED = ("round_robin", "least_pending_tokens", "prefix_hash")
+COMPARED = ("round_robin", "least_connections", "expected_completion")
 PLAIN_WIDTH = 100  # columns where there is no terminal
 KEEP_LINE_SECONDS = 30.0
 INTERRUPTED = 130
@@ -64,7 +64,7 @@ def demo(policies: tuple[str, ...], seconds: float, rate: float, seed: int, want
 
     \b
     fairlead demo
-    fairlead demo --policy least_connections --policy least_pending_tokens --seconds 60
+    fairlead demo --policy least_pending_tokens --policy expected_completion --seconds 60
     """
     settings = Settings(policies or COMPARED, seconds, rate, seed)
     console = Console(stderr=wants_json, highlight=False)

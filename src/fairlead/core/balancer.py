@@ -246,8 +246,8 @@ class Balancer:
         counted = cached if self._counts_cached else 0
         lease = Lease(backend, facts, candidates, choice, prompt, output, counted, step, now)
         lease.policy, lease.opinion = self.policy, opinion
-        if cached and not counted:
-            lease.cached_raw = int(cached / backend.trust.factor)  # reports still judge the index
+        if uses_prefixes:
+            lease.cached_raw = self.cache.raw(backend)  # what reports judge, with whatever policy
         self.ledger.open(lease)
         backend.placed += 1
         if len(candidates) > 1:
@@ -316,6 +316,8 @@ class Balancer:
         facts = lease.facts
         if facts.kind == Kind.CHEAP:
             return
+        if lease.first_token_at is None:
+            self.cache.started(lease)  # an answer in one piece: it was looked up all the same
         if usage is None:
             # A stream without usage still tells its length: about one event per token.
             produced = lease.produced

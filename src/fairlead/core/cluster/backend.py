@@ -29,7 +29,6 @@ class Backend:
         "answered",
         "cache_found",
         "cache_predicted",
-        "cache_told",
         "capacity",
         "contested",
         "decode",
@@ -123,7 +122,7 @@ class Backend:
         self.unseen_new = 0  # the same, sent since the last poll was started
 
         # load of other balancers on this engine, from its own word; see foreign.py
-        self.poll_inflight = self.poll_decoding = 0  # our own load when the poll under way was started
+        self.poll_inflight = self.poll_decoding = 0  # our own load when the poll under way was started, see foreign.py
         self.foreign_waiting = 0.0  # requests
         self.foreign_running = 0.0
 
@@ -144,7 +143,6 @@ class Backend:
         # what its prefix cache is thought to hold
         self.shelf = shelf
         self.trust = Trust()
-        self.cache_told = False  # do its answers tell their cached tokens?
         self.cache_predicted = 0.0  # tokens predicted for requests started since its counters were last judged
         self.cache_found = 0.0  # by how many its counter of found tokens has grown since
 

@@ -1,6 +1,9 @@
 """The fleet's prefix caches as the balancer sees them: predictions for a request, and what reports say about them.
 
 Joins the index (prefix.py: what was sent where) with the self-check (trust.py: is it true?).
+
+Rule 1: an answer that tells its cached tokens is judged by itself; what is left over is judged by the engine's
+counters, in sums. Both are needed: vLLM tells hits in the answer and leaves misses out.
 """
 
 from __future__ import annotations
@@ -22,20 +25,27 @@ COUNTER_TOKENS = 2_000  # predicted tokens between two readings before the engin
 class CacheView:
     """What is where, and how sure are we? One per balancer."""
 
-    __slots__ = ("_tokens", "index")
+    __slots__ = ("_found", "_scale", "_tokens", "index")
 
     def __init__(self, tokens: TokenEstimator) -> None:
         self.index = PrefixIndex()
         self._tokens = tokens
+        self._found: dict[int, int] = {}  # of the last look-up: bytes by the shelf's bit
+        self._scale = 0.0  # tokens per byte of that prompt
 
     def match(self, facts: Facts, prompt: int, candidates: Sequence[Backend]) -> list[int]:
         """Tokens of the prompt (of `prompt`) that each candidate is expected to find in its cache."""
         span = facts.span
-        found = self.index.match(facts.blocks, facts.block_ends, span) if span and prompt else None
+        found = self.index.match(facts.blocks, facts.block_ends, span) if span and prompt else {}
+        self._found = found
         if not found:
             return [0] * len(candidates)
-        scale = prompt / span
+        scale = self._scale = prompt / span
         return [int(found[b.shelf.bit] * scale * b.trust.factor) if b.shelf.bit in found else 0 for b in candidates]
+
+    def raw(self, backend: Backend) -> int:
+        """The same of the last look-up for one backend, without the discount for doubt: reports are held against it."""
+        return int(self._found.get(backend.shelf.bit, 0) * self._scale)
 
     def sent(self, backend: Backend, facts: Facts, prompt: int, output: int) -> None:
         """The request goes there, and is expected to be answered with `output` tokens."""
@@ -49,11 +59,12 @@ class CacheView:
 
     def reported(self, lease: Lease, usage: Usage) -> None:
         """The answer told how many tokens were cached."""
-        backend = lease.backend
-        backend.cache_told = True
+        backend, cached = lease.backend, usage.cached_tokens or 0
+        backend.cache_found -= cached
+        backend.cache_predicted -= lease.cached_raw
         predicted = min(lease.cached_raw, usage.prompt_tokens - 1)
         if predicted >= LEAST:
-            self._judge(backend, predicted, usage.cached_tokens or 0)
+            self._judge(backend, predicted, cached)
 
     def counters(self, backend: Backend, stats: EngineStats) -> None:
         """A new reading of the engine's metrics; `backend.stats` still holds the one before."""
@@ -67,9 +78,11 @@ class CacheView:
         backend.cache_found += hits - before.prefix_hits
         predicted = int(backend.cache_predicted)
         if predicted >= COUNTER_TOKENS:
-            if not backend.cache_told:  # else every single answer was judged
-                self._judge(backend, predicted, int(backend.cache_found))
-            backend.cache_predicted, backend.cache_found = 0.0, 0.0
+            found = max(int(backend.cache_found), 0)
+            # The engine counts when it begins a prompt, we when it is done: some may be ahead of us.
+            ahead = min(max(found - predicted, 0), sum([lease.cached_raw for lease in backend.unstarted]))
+            backend.cache_predicted, backend.cache_found = 0.0, float(ahead)
+            self._judge(backend, predicted, found)
 
     def lost(self, backend: Backend) -> None:
         """The engine was restarted: it has nothing any more."""

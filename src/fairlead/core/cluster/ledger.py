@@ -74,7 +74,7 @@ class Lease:
         self.prompt_tokens = prompt
         self.output_expected = output
         self.cached = cached  # prompt tokens that we expect the engine to find in its cache
-        self.cached_raw = int(cached / backend.trust.factor) if cached else 0  # the same before the view's discount
+        self.cached_raw = cached  # the same before the discount that trust.py makes
         self.uncached = max(prompt - cached, 1) if prompt else 0  # (at least one is always computed)
         self.work = int(prefill_seconds(self.uncached, cached) * NANO)  # part of backend.prefill_work until then
         self.prompt_left = self.uncached  # part of backend.prompt_pending

@@ -93,7 +93,8 @@ class Speeds:
 
     def refresh(self, backends: Collection[Backend], now: float) -> None:
         """Forget a little and work out all factors; by the balancer's tick, not per request."""
-        fade = exp(-max(now - self._refreshed_at, 0.0) / MEMORY_SECONDS) if self.samples else 1.0
+        before = self._refreshed_at if self._refreshed_at > float("-inf") else now
+        fade = exp(-max(now - before, 0.0) / MEMORY_SECONDS)
         self._refreshed_at = now
         if self.samples:
             prior_prefill = PRIOR_REQUESTS * self.request_prefill / self.samples

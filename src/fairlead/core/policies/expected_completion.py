@@ -49,7 +49,8 @@ class ExpectedCompletion:
         self.price = TOP_PRICE * throughput**3
 
     def choose(self, facts: Facts, view: View) -> Choice:
-        now, prompt, output, price = view.now, view.prompt, view.output, self.price
+        now, prompt, price = view.now, view.prompt, self.price
+        output = view.output if facts.n == 1 else view.output // facts.n  # answers in parallel take no longer
         grown = KV * (prompt + output / 2) + SEQ  # what the request adds to every step while it decodes
         scores: list[float] = []
         rows: list[tuple[int, float, float, State]] = []

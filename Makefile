@@ -1,11 +1,12 @@
 # Every target sets up what it needs. `make` alone lists them.
-.PHONY: help venv demo test check bench test-engines format clean
+.PHONY: help venv demo test check bench evidence test-engines format clean
 
 help:
 	@echo "make demo          see it work: emulated engines, load, a comparison (no GPU, under two minutes)"
 	@echo "make test          all tests that need no GPU and no engine"
 	@echo "make check         format, lint, types, layering"
-	@echo "make bench         CPU and latency beside nginx; time of a decision"
+	@echo "make bench         CPU and latency beside nginx; time of a decision; speed of the simulator"
+	@echo "make evidence      policies against other routers' rules, into docs/policies.md (half an hour)"
 	@echo "make test-engines  tests against two real vLLM engines on the CPU (installs them: about 4 GB)"
 	@echo "make format        put the code into shape"
 
@@ -29,6 +30,10 @@ bench: venv
 	.venv/bin/python -m bench
 	.venv/bin/python -m bench.decision
 	.venv/bin/python -m bench.hotpath
+	.venv/bin/python -m bench.simulator
+
+evidence: venv
+	.venv/bin/python -m bench.policies --write
 
 test-engines: venv
 	@scripts/engines/test.sh

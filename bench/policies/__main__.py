@@ -90,20 +90,22 @@ def _against_best(own: list[Summary], rivals: list[list[Summary]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", default="", help="numbers of experiments, such as 1,8")
+    parser.add_argument("--only", default="", help="numbers of experiments in the order wanted, such as 8,1")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--write", action="store_true", help="put the tables into docs/policies.md")
     options = parser.parse_args()
-    wanted = set(filter(None, options.only.split(",")))
+    wanted = [number for number in options.only.split(",") if number]
     seeds = list(range(1, options.seeds + 1))
     parts = [
         f"{len(seeds)} seeds, `python -m bench.policies`. Without the traces the experiments on them are left out.\n"
     ]
+    known = {e.number: e for e in experiments()}
+    unknown = [number for number in wanted if number not in known]
+    if unknown:
+        parser.error(f"no experiment {', '.join(unknown)}; there are: {', '.join(known)}")
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
-        for experiment in experiments():
-            if wanted and experiment.number not in wanted:
-                continue
+        for experiment in [known[number] for number in wanted] or known.values():
             if experiment.needs and not (TRACES / experiment.needs).is_file():
                 parts.append(
                     f"### {experiment.number}. {experiment.question}\n\nNot run: {experiment.needs} is not there.\n"
@@ -114,10 +116,10 @@ def main() -> None:
                 print(line, flush=True)
                 parts.append(line)
             print(f"experiment {experiment.number}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-    if options.write:
-        text = PAGE.read_text()
-        head, tail = text.partition(BEGIN)[0], text.partition(END)[2]
-        PAGE.write_text(f"{head}{BEGIN}\n" + "\n".join(parts) + f"{END}{tail}")
+            if options.write:  # after each one: what was measured is not lost when the rest is cut short
+                text = PAGE.read_text("utf-8")
+                head, tail = text.partition(BEGIN)[0], text.partition(END)[2]
+                PAGE.write_text(f"{head}{BEGIN}\n" + "\n".join(parts) + f"{END}{tail}", "utf-8")
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ def experiments() -> Sequence[Experiment]:
         Experiment(
             "1", "Conversation trace, Llama-70B on H100 (TP4): fleets of 5 (overload) to 16 instances",
             tuple(
-                Case(f"{n} instances", CHAT, f"{H70}:{n}", arms(OWN, *(ALL if n in (6, 8, 16) else STRONG), *PLAIN))
+                Case(f"{n} instances", CHAT, f"{H70}:{n}", arms(OWN, *(ALL if n == 8 else STRONG), *PLAIN))
                 for n in (5, 6, 8, 12, 16)
             ),
             needs=CONVERSATION,

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from fairlead.core.balancer import Balancer
 from fairlead.core.cluster.backend import Backend
 from fairlead.core.model import Facts, Kind
-from fairlead.core.policies.expected_completion import NEAR, TOP_PRICE, ExpectedCompletion
+from fairlead.core.policies.expected_completion import CROWDED, NEAR, TOP_PRICE, ExpectedCompletion
 from fairlead.core.view import Choice, View
 
 NOW = 100.0
@@ -190,13 +190,19 @@ def test_the_terms_explain_the_scores_and_the_lowest_score_is_taken(
     fleet_of[0] = State(**{name: getattr(fleet_of[0], name) for name in State.__slots__} | hit)
     scene = Scene(tuple(fleet_of), prompt, output, throughput)
     choice = scene.choose()
-    price = TOP_PRICE * throughput**3
+    queues = [row[1] * row[6] for row in choice.terms]  # seconds, but for the decodes that stretch them
+    price = choice.terms[0][-1]
+    if throughput and min(queues) > CROWDED:
+        assert price > TOP_PRICE * throughput**3
+    elif max(queues) == 0:
+        assert price == pytest.approx(TOP_PRICE * throughput**3)
     for state, backend, score, row in zip(fleet_of, scene.backends, choice.scores, choice.terms, strict=True):
         named = dict(zip(ExpectedCompletion.term_names, row, strict=True))
         first, others, decode = (named[name] for name in ("first token after, s", "delay to others, s", "decoding, s"))
         assert score * backend.weight == pytest.approx(first + price * (others + decode))
         assert first > 0.0
         assert min(row) >= 0.0
+        assert row[-1] == price
         assert named["prompt tokens cached"] == state.cached
         assert named["prefill slowdown"] == pytest.approx(state.slow * state.overdue)
         assert named["decode slowdown"] == pytest.approx(state.pace * state.overdue)

@@ -13,6 +13,7 @@ COMMANDS = {
     "serve": ("fairlead.cli.serve", "Balance requests over engines."),
     "demo": ("fairlead.cli.demo", "See it work: emulated engines, load, a comparison. No GPU needed."),
     "emulate": ("fairlead.cli.emulate", "Start emulated engines to try things on."),
+    "simulate": ("fairlead.cli.simulate", "What would a policy or a fleet do with your traffic?"),
     "check": ("fairlead.cli.check", "Report every problem in a config file."),
     "export": ("fairlead.cli.export", "Write configuration for other tools."),
 }

@@ -11,7 +11,8 @@ For every candidate, in seconds:
 
 All of it on a reference machine (cluster/costs.py) times the backend's own learned slowdowns, for prefill and
 decode apart (cluster/speeds.py). `price` is the one dial: what a second of everybody's time is worth against a second
-of waiting for the first token. Nothing here is scraped but the load of other balancers. docs/policies.md has where the
+of waiting for the first token. It rises where every backend has a queue: then the work done in all decides how long
+everybody waits. Nothing here is scraped but the load of other balancers. docs/policies.md has where the
 formula comes from, what each term earns, and where it loses.
 """
 
@@ -26,6 +27,8 @@ from fairlead.core.view import Choice, View, lowest
 TOP_PRICE = 0.4  # at `throughput` 1
 STALL_CAP = 16.0  # most streams whose stall counts: small models decode hundreds, which would swamp the first token
 CREDIT = 0.9  # most of the head's prefill that may be taken for done
+CROWDED = 0.1  # seconds of prefill queued even at the least loaded backend: from here on the price rises
+NEVER = float("inf")
 NEAR = 1.02  # scores up to this many times the best are as good
 NANO = 1e-9
 
@@ -41,6 +44,7 @@ class ExpectedCompletion:
         "decoding, s",
         "prefill slowdown",
         "decode slowdown",
+        "price of others' and decode time",
     )
     needs_prefixes = True
 
@@ -54,7 +58,7 @@ class ExpectedCompletion:
         grown = KV * (prompt + output / 2) + SEQ  # what the request adds to every step while it decodes
         scores: list[float] = []
         rows: list[tuple[int, float, float, State]] = []
-        before, own = -1, 0.0
+        before, own, soonest = -1, 0.0, NEVER
         for b, cached in zip(view.backends, view.cached):  # noqa: B905 -- made in line, and this is the hot path
             if cached != before:  # most candidates have the same
                 before = cached
@@ -72,11 +76,22 @@ class ExpectedCompletion:
                 queued += waiting * own
             rows.append((cached, queued, own, state))
             prefill, stalled, crowd, decode, _, _ = state
+            if prefill * queued < soonest:
+                soonest = prefill * queued
             scores.append(
                 (prefill * (queued + own) + price * (stalled * own + output * (crowd * grown + decode))) / b.weight
             )
+        if soonest > CROWDED:  # everybody has a queue: what is done in all decides how long it gets
+            price *= 1.0 + soonest
+            scores = [
+                (prefill * (queued + own) + price * (stalled * own + output * (crowd * grown + decode))) / b.weight
+                for b, row in zip(view.backends, rows, strict=True)
+                for _, queued, own, (prefill, stalled, crowd, decode, _, _) in (row,)
+            ]
         chosen = lowest(scores, view, NEAR)
-        return Choice(chosen, "first token soonest, everybody's time counted", scores, Terms(rows, output, grown))
+        return Choice(
+            chosen, "first token soonest, everybody's time counted", scores, Terms(rows, output, grown, price)
+        )
 
 
 State = tuple[float, float, float, float, float, float]
@@ -90,17 +105,17 @@ seconds per output token, prefill slowdown, decode slowdown)
 class Terms:
     """Works out the terms of a decision when somebody asks for them."""
 
-    __slots__ = ("_grown", "_output", "_rows")
+    __slots__ = ("_grown", "_output", "_price", "_rows")
 
-    def __init__(self, rows: list[tuple[int, float, float, State]], output: int, grown: float) -> None:
-        self._rows, self._output, self._grown = rows, output, grown
+    def __init__(self, rows: list[tuple[int, float, float, State]], output: int, grown: float, price: float) -> None:
+        self._rows, self._output, self._grown, self._price = rows, output, grown, price
 
     def __call__(self) -> list[tuple[float, ...]]:
         output, grown = self._output, self._grown
         return [
             (
                 cached, queued, own, prefill * (queued + own), stalled * own + output * crowd * grown,
-                output * decode, slow, pace,
+                output * decode, slow, pace, self._price,
             )
             for cached, queued, own, (prefill, stalled, crowd, decode, slow, pace) in self._rows
         ]  # fmt: skip

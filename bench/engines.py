@@ -27,6 +27,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
@@ -112,21 +113,14 @@ def _turn(rng: random.Random, talk: Talk, at: float) -> Ask:
     words = min(words, LONGEST - talk.words)
     output = rng.randint(8, 40)
     talk.messages.append({"role": "user", "content": _said(rng, words)})
-    body = {
-        "model": MODEL,
-        "messages": talk.messages,
-        "max_tokens": output,
-        "ignore_eos": True,  # a random model would stop by chance
-        "temperature": 0,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
+    # A random model would stop by chance, so it must go on to the limit.
+    body = {"model": MODEL, "messages": talk.messages, "max_tokens": output, "ignore_eos": True, "temperature": 0,
+            "stream": True, "stream_options": {"include_usage": True}}  # fmt: skip
     talk.words += words
+    talk.asked_at, talk.turns_left = at, talk.turns_left - 1
     ask = Ask(at, msgspec.json.encode(body), talk.words, output, talk.messages[0]["content"][:8], talk.name, 0)
     talk.messages.append({"role": "assistant", "content": _said(rng, output)})
     talk.words += output
-    talk.asked_at = at
-    talk.turns_left -= 1
     return ask
 
 
@@ -177,8 +171,8 @@ class Engine:
                 raise Failed(f"{self.name} did not empty its prefix cache: status {answer.status}")
 
     def _is_idle(self) -> bool:
-        gauges = [b"vllm:num_requests_running{", b"vllm:num_requests_waiting{"]
-        lines = [line for line in _get(f"{self.url}/metrics").splitlines() if line.startswith(tuple(gauges))]
+        gauges = (b"vllm:num_requests_running{", b"vllm:num_requests_waiting{")
+        lines = [line for line in _get(f"{self.url}/metrics").splitlines() if line.startswith(gauges)]
         return len(lines) >= len(gauges) and all(float(line.rsplit(b" ", 1)[1]) == 0.0 for line in lines)
 
 
@@ -247,13 +241,11 @@ def _busy_seconds() -> float:
 
 def _wait_for_quiet(most: float, seconds: float) -> None:
     """Until other work takes at most so many cores, but no longer than `seconds`; the engines must be idle."""
-    until = time.monotonic() + seconds
-    while True:
+    until, others = time.monotonic() + seconds, most + 1.0
+    while others > most and time.monotonic() < until:
         busy, began = _busy_seconds(), time.monotonic()
         time.sleep(LOOK_SECONDS)
         others = (_busy_seconds() - busy) / (time.monotonic() - began)
-        if others <= most or time.monotonic() > until:
-            return
 
 
 async def _send(url: str, asks: Sequence[Ask]) -> tuple[list[Result], float]:
@@ -283,9 +275,8 @@ def run(policy: str, asks: Sequence[Ask], engines: Sequence[Engine], slow: float
             said.append(balancer.line())
         url, admin = (line.rsplit(" ", 1)[1] for line in said[-2:])
 
-        def backends() -> list[dict[str, object]]:
-            rows: list[dict[str, object]] = msgspec.json.decode(_get(f"{admin}/api/backends"))["backends"]
-            return rows
+        def backends() -> list[dict[str, Any]]:
+            return list(msgspec.json.decode(_get(f"{admin}/api/backends"))["backends"])
 
         _wait("fairlead to use both", lambda: all(row["state"] == "up" for row in backends()), 30.0, balancer)
         processes = [balancer, *(engine.process for engine in engines)]
@@ -304,16 +295,11 @@ def run(policy: str, asks: Sequence[Ask], engines: Sequence[Engine], slow: float
         raise Failed(f"{policy}: {len(bad)} of {len(results)} answers failed, the first: {bad[0] if bad else 'none'}")
     if views := [f"{row['id']} {row['prefix_view']}" for row in rows if row["prefix_view"]]:
         _say(f"  {policy}: {'; '.join(views)}")
-    count = {str(row["id"]): int(str(row["requests"])) for row in rows}
-    return Run(
-        [result.first_token for result in results],
-        [result.end for result in results],
-        sum(result.prompt_tokens for result in results),
-        sum(result.cached_tokens for result in results),
-        [count[engine.name] for engine in engines],
-        max(others, 0.0),
-        late,
-    )
+    count = {row["id"]: row["requests"] for row in rows}
+    placed = [count[engine.name] for engine in engines]
+    ttft, e2e = [result.first_token for result in results], [result.end for result in results]
+    prompt, cached = (sum(getattr(r, name) for r in results) for name in ("prompt_tokens", "cached_tokens"))
+    return Run(ttft, e2e, prompt, cached, placed, max(others, 0.0), late)
 
 
 # --- the table ------------------------------------------------------------------------------------------------
@@ -403,7 +389,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             for engine in engines:
                 engine.process.end()
     slow = f", the second engine {options.slow:g} times slower" if options.slow > 1.0 else ""
-    print(f"{options.rounds} rounds of {options.seconds:g} s at {options.rate:g} requests/s{slow}; milliseconds, ")
+    print(
+        f"{options.rounds} rounds of {options.seconds:g} s at {options.rate:g} requests/s{slow}; ms, medians of rounds"
+    )
     table(runs)
     return 0
 

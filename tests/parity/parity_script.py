@@ -23,7 +23,8 @@ from fairlead.demo.workload import Ask, workload
 from fairlead.emulator.profiles import PROFILES
 from fairlead.emulator.text import Message, block_hashes, output_text, output_words, render_chat, seed_of, token_count
 from fairlead.sim.fleet import Fleet, Member, parse_fault
-from fairlead.sim.host import MODEL, TICK, Backend, Settings, Simulation
+from fairlead.sim.host import MODEL, TICK, Settings, Simulation
+from fairlead.sim.machine import Machine
 from fairlead.sim.trace import FAILED, UNFINISHED, Request, Trace
 from fairlead.wire.openai import read_facts
 
@@ -167,10 +168,10 @@ class Scripted(Simulation):
                     lease.produced += self._openings
                     self._opened.add(lease)
 
-    def _crash(self, backend: Backend) -> None:
+    def _crash(self, backend: Machine) -> None:
         self.log.note("down", self.now, backend.name)
         super()._crash(backend)
 
-    def _restart(self, backend: Backend) -> None:
+    def _restart(self, backend: Machine) -> None:
         self.log.note("up", self.now, backend.name)
         super()._restart(backend)

@@ -11,7 +11,6 @@ that could notice, not ten times a second of virtual time; decode steps that cha
 
 from __future__ import annotations
 
-import dataclasses
 import heapq
 import math
 import time
@@ -26,10 +25,11 @@ from fairlead.core.cluster.ledger import Lease
 from fairlead.core.model import Facts, Kind, Usage
 from fairlead.core.retry import CONNECT
 from fairlead.core.view import Policy
-from fairlead.emulator.engine import Engine, RequestTooLong
+from fairlead.emulator.engine import RequestTooLong
 from fairlead.emulator.work import EmulatedRequest, StepResult
 from fairlead.sim.fleet import CRASH, FREEZE, JOIN, LEAVE, RESET, SLOW, Fault, Fleet
-from fairlead.sim.trace import FAILED, NO_REQUEST, OK, REFUSED, Outcome, Run, Sample, Trace
+from fairlead.sim.machine import Machine
+from fairlead.sim.trace import FAILED, NO_REQUEST, OK, REFUSED, UNFINISHED, Outcome, Run, Sample, Trace
 
 MODEL: Final = "m"
 BYTES_PER_TOKEN: Final = 4
@@ -37,7 +37,7 @@ TICK: Final = 0.1  # seconds, as in the proxy
 SAMPLES: Final = 240  # readings of the fleet over a run
 HURRY: Final = 0.25  # seconds from a failed connection to the next probe, as in feeds/watch.py
 PROBE: Final = 1.0  # seconds between probes of a backend that is down
-MAX_BLOCKS_ENDS: Final = 1 << 22
+MAX_BYTES: Final = 1 << 28  # of a prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +47,6 @@ class Settings:
     scrape: float = 0.1  # between two readings of the engines' metrics; 0: never read
     cached_tokens: bool = True  # do answers tell their cached tokens?
     overhead: float = 0.0  # from the balancer's choice to the engine's queue, and tokenizing
-    drain: float = math.inf  # give up this long after the last arrival
-
-
-class Backend:
-    """One engine and what happens to it."""
-
-    __slots__ = ("crashed", "engine", "frozen_at", "index", "name", "running", "version")
-
-    def __init__(self, index: int, name: str, engine: Engine) -> None:
-        self.index = index
-        self.name = name
-        self.engine = engine
-        self.version = 0  # of its entry in the event heap
-        self.crashed = False
-        self.frozen_at: float | None = None
-        self.running: dict[int, Lease] = {}  # by request index
 
 
 class Simulation:
@@ -80,21 +64,19 @@ class Simulation:
     ) -> None:
         self.trace = trace
         self.settings = settings or Settings()
-        self.balancer = Balancer(policy, Random(seed))
+        self.balancer = Balancer(policy, Random(seed))  # noqa: S311 -- no secret
         self.now = 0.0
         self.outcomes = [Outcome(i, 0.0) for i in range(len(trace.requests))]
         members = fleet.members
-        self._backends = [
-            Backend(i, m.name, Engine(dataclasses.replace(m.profile, block_tokens=trace.block_tokens), slowdown=m.slowdown))
-            for i, m in enumerate(members)
-        ]
+        self._backends = [Machine(i, m, trace.block_tokens) for i, m in enumerate(members)]
         self._by_name = {b.name: b for b in self._backends}
         self._weights = {m.name: m.weight for m in members}
         self.result = Run(
             trace.name, policy.name, fleet.text, seed, [m.name for m in members], [m.profile.name for m in members],
             reference=reference,
         )  # fmt: skip
-        self._ends = range(trace.block_tokens * BYTES_PER_TOKEN, MAX_BLOCKS_ENDS * 64, trace.block_tokens * BYTES_PER_TOKEN)
+        block = trace.block_tokens * BYTES_PER_TOKEN
+        self._ends = range(block, MAX_BYTES, block)
         self._events: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
         self._order = 0
         self._arrivals: list[tuple[float, int, int]] = []  # (time, order, request), a heap
@@ -144,8 +126,10 @@ class Simulation:
             if progress is not None and told - self._left >= 100:
                 told = self._left
                 progress(len(self.outcomes) - self._left)
+        for lease in list(self.balancer.ledger.leases):  # what a standing fleet still holds
+            self.balancer.finish(lease, brain.ABANDONED, self.now)
         for outcome in self.outcomes:
-            if outcome.arrived and not outcome.ended:
+            if outcome.status == UNFINISHED and outcome.tries:
                 outcome.ended = self.now
         run = self.result
         run.outcomes = self.outcomes
@@ -211,7 +195,7 @@ class Simulation:
         else:
             self._submit(outcome, lease, backend, tried)
 
-    def _submit(self, outcome: Outcome, lease: Lease, backend: Backend, tried: tuple[str, ...]) -> None:
+    def _submit(self, outcome: Outcome, lease: Lease, backend: Machine, tried: tuple[str, ...]) -> None:
         request = self.trace.requests[outcome.request]
         if backend.crashed:
             self._at(self.now + HURRY, self._probe, backend)
@@ -250,20 +234,20 @@ class Simulation:
 
     # --- engines ---------------------------------------------------------------------------------------------
 
-    def _wake(self, backend: Backend) -> None:
+    def _wake(self, backend: Machine) -> None:
         """Look at the engine when something will have happened there."""
         backend.version += 1
         at = backend.engine.next_event()
         if at < math.inf:
             self._at(max(at, self.now), self._advance, backend, backend.version)
 
-    def _advance(self, backend: Backend, version: int) -> None:
+    def _advance(self, backend: Machine, version: int) -> None:
         if version != backend.version or backend.frozen_at is not None or backend.crashed:
             return
         self._results(backend, backend.engine.advance(self.now))
         self._wake(backend)
 
-    def _results(self, backend: Backend, results: list[StepResult]) -> None:
+    def _results(self, backend: Machine, results: list[StepResult]) -> None:
         balancer, outcomes, requests = self.balancer, self.outcomes, self.trace.requests
         for result in results:
             at = result.end
@@ -315,23 +299,23 @@ class Simulation:
                 mark = self.balancer.poll_started(backend.name)
                 self.balancer.poll_result(backend.name, mark, backend.engine.stats(now), now)
 
-    def _probe(self, backend: Backend) -> None:
-        if backend.name not in self.balancer.backends:
+    def _probe(self, backend: Machine) -> None:
+        known = self.balancer.backends.get(backend.name)
+        if known is None:
             return
         self.balancer.probe(backend.name, not backend.crashed, "connection refused" if backend.crashed else "")
-        if backend.crashed:
+        if backend.crashed and known.up:  # once it is down only its restart changes anything
             self._at(self.now + PROBE, self._probe, backend)
 
     def _sample(self, at: float) -> None:
         engines = [b.engine for b in self._backends]
         placed = [b.placed if (b := self.balancer.backends.get(x.name)) else 0 for x in self._backends]
-        self.result.samples.append(
-            Sample(at, [e.waiting for e in engines], [e.running for e in engines], placed, [e.kv_usage for e in engines])
-        )
+        waiting, running = [e.waiting for e in engines], [e.running for e in engines]
+        self.result.samples.append(Sample(at, waiting, running, placed, [e.kv_usage for e in engines]))
 
     # --- fate ------------------------------------------------------------------------------------------------
 
-    def _join(self, backend: Backend) -> None:
+    def _join(self, backend: Machine) -> None:
         self.balancer.add(backend.name, weight=self._weights[backend.name], models=frozenset((MODEL,)))
         self.balancer.probe(backend.name, True)
 
@@ -343,39 +327,48 @@ class Simulation:
         elif fault.kind == LEAVE:
             self._leave(backend)
         elif fault.kind == RESET:
-            self._results(backend, engine.advance(self.now))
+            if backend.frozen_at is None:
+                self._results(backend, engine.advance(self.now))
             engine.pool.forget_idle()
         elif fault.kind == SLOW:
             self._slow(backend, fault.factor)
             if until < math.inf:
                 self._at(until, self._slow, backend, 1.0)
-        elif fault.kind == FREEZE:
+        elif fault.kind == FREEZE and not backend.crashed and backend.frozen_at is None:
             self._results(backend, engine.advance(self.now))
             backend.frozen_at = self.now
             if until < math.inf:
                 self._at(until, self._thaw, backend)
-        elif fault.kind == CRASH:
+        elif fault.kind == CRASH and not backend.crashed:
             self._crash(backend)
             if until < math.inf:
                 self._at(until, self._restart, backend)
 
-    def _slow(self, backend: Backend, factor: float) -> None:
+    def _slow(self, backend: Machine, factor: float) -> None:
+        factor *= backend.slowdown
+        if backend.frozen_at is not None:
+            backend.engine.set_slowdown(factor)
+            return
         self._results(backend, backend.engine.advance(self.now))
         backend.engine.set_slowdown(factor, self.now)
         self._wake(backend)
 
-    def _thaw(self, backend: Backend) -> None:
-        assert backend.frozen_at is not None
+    def _thaw(self, backend: Machine) -> None:
+        if backend.frozen_at is None:
+            return  # it crashed meanwhile
         backend.engine.clock += self.now - backend.frozen_at  # what it was doing ends that much later
         backend.frozen_at = None
         self._wake(backend)
+        known = self.balancer.backends.get(backend.name)
+        if known is not None and known.draining:
+            self._leave(backend)
 
-    def _crash(self, backend: Backend) -> None:
-        self._results(backend, backend.engine.advance(self.now))
-        backend.crashed = True
+    def _crash(self, backend: Machine) -> None:
+        if backend.frozen_at is None:
+            self._results(backend, backend.engine.advance(self.now))
+        backend.crashed, backend.frozen_at = True, None
         lost, backend.running = backend.running, {}
-        old = backend.engine
-        backend.engine = Engine(old.profile)
+        backend.engine = backend.fresh()
         self._at(self.now + HURRY, self._probe, backend)
         for index, lease in lost.items():
             outcome = self.outcomes[index]
@@ -385,16 +378,16 @@ class Simulation:
                 self.balancer.finish(lease, brain.FAILED, self.now, reason="upstream_broken")
                 self._end(outcome, FAILED)
 
-    def _restart(self, backend: Backend) -> None:
+    def _restart(self, backend: Machine) -> None:
         backend.crashed = False
         self._at(self.now, self._probe, backend)
         self._at(self.now + PROBE, self._probe, backend)
 
-    def _leave(self, backend: Backend) -> None:
+    def _leave(self, backend: Machine) -> None:
         if backend.name not in self.balancer.backends:
             return
         self.balancer.set_draining(backend.name, True)
-        if backend.running:
-            self._at(self.now + PROBE, self._leave, backend)
-        else:
+        if not backend.running:
             self.balancer.remove(backend.name)
+        elif backend.frozen_at is None:
+            self._at(self.now + PROBE, self._leave, backend)

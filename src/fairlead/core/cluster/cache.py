@@ -17,6 +17,7 @@ from fairlead.core.cluster.tokens import TokenEstimator
 from fairlead.core.cluster.trust import LEAST
 from fairlead.core.model import EngineStats, Facts, Usage
 
+SHORT_BYTES = 1_024  # a prompt of less is computed in no time: looking for it is not worth it
 DEFAULT_BLOCK = 16  # tokens of an engine's KV block where it does not tell
 CAPACITY_SHARE = 1.0  # size of a shelf over that of the engine's KV cache
 COUNTER_TOKENS = 2_000  # predicted tokens between two readings before the engine's counters are judged by
@@ -36,7 +37,7 @@ class CacheView:
     def match(self, facts: Facts, prompt: int, candidates: Sequence[Backend]) -> list[int]:
         """Tokens of the prompt (of `prompt`) that each candidate is expected to find in its cache."""
         span = facts.span
-        found = self.index.match(facts.blocks, facts.block_ends, span) if span and prompt else {}
+        found = self.index.match(facts.blocks, facts.block_ends, span) if span >= SHORT_BYTES and prompt else {}
         self._found = found
         if not found:
             return [0] * len(candidates)
@@ -50,7 +51,7 @@ class CacheView:
     def sent(self, backend: Backend, facts: Facts, prompt: int, output: int) -> None:
         """The request goes there, and is expected to be answered with `output` tokens."""
         span = facts.span
-        if span and prompt:  # the answer's tokens take as many bytes each as the prompt's
+        if span >= SHORT_BYTES and prompt:  # the answer's tokens take as many bytes each as the prompt's
             self.index.insert(backend.shelf, facts.blocks, facts.block_ends, span, output * span // prompt)
 
     def started(self, lease: Lease) -> None:

@@ -54,11 +54,10 @@ LOOK_SECONDS = 3.0  # how long the machine is watched before a run
 
 
 class Failed(Exception):
-    """A run that yields no figures; the message says why."""
+    """A run that yields no figures, and why."""
 
 
 # --- the requests ---------------------------------------------------------------------------------------------
-
 VOCABULARY = (  # common in the sources that the tokenizer was trained on: mostly one token each
     "self return import value name path data class index line text error result list key item type file size node "
     "args state count code string output input method option level module table start event object number field"
@@ -219,7 +218,7 @@ class Run:
     cached: int
     placed: list[int]  # requests by engine
     others: float  # cores that other work took
-    late: float  # worst lateness of our own event loop
+    late: float  # worst lateness of our event loop
 
     def figures(self) -> dict[str, float]:
         return {

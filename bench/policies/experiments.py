@@ -111,7 +111,7 @@ def fleet_of(case: Case) -> Fleet:
         members = tuple(
             Member(m.name, dataclasses.replace(m.profile, kv_tokens=kv, max_model_len=min(kv, m.profile.max_model_len)))
             for m in fleet.members
-            for kv in (int(m.profile.kv_tokens * case.kv_share),)
+            for kv in (int(m.profile.kv_tokens * case.kv_share) // 1024 * 1024,)
         )
         fleet = Fleet(fleet.text, members)
     return fleet.with_faults(tuple(parse_fault(text) for text in case.faults))

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 NO_STATS = EngineStats()
 
+Price = tuple[float, float, float, float, float, float, float, float, float, float, bool]
+"""See `State` in policies/expected_completion.py."""
+
 
 class Backend:
     """State of one engine instance. `id` is its configured name and never changes."""
@@ -127,7 +130,7 @@ class Backend:
         self.foreign_running = 0.0
 
         # What a request's time here depends on, as expected_completion keeps it; None: something has changed since.
-        self.price: tuple[float, float, float, float, float, float] | None = None
+        self.price: Price | None = None
 
         # learned speed: see speeds.py
         self.prefill = Speed()

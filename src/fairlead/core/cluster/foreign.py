@@ -19,6 +19,7 @@ def begin(backend: Backend) -> None:
 
 def take(backend: Backend) -> None:
     """The reading is there, in `backend.stats`."""
+    backend.price = None
     stats = backend.stats
     if stats.waiting is None and stats.running is None:
         backend.foreign_waiting = backend.foreign_running = 0.0

@@ -120,6 +120,7 @@ class Ledger:
             return False
         backend = lease.backend
         backend.price = None
+        backend.overdue = 1.0  # what was overdue is there; the next tick judges the rest
         lease.first_token_at = now
         lease.previous_first_token_at = backend.last_first_token_at
         backend.last_first_token_at = now
@@ -153,6 +154,8 @@ class Ledger:
         backend = lease.backend
         backend.price = None
         backend.inflight -= 1
+        if not backend.inflight:
+            backend.overdue = 1.0
         backend.prompt_pending -= lease.prompt_left
         backend.output_pending -= lease.output_left
         if lease.first_token_at is not None:

@@ -56,7 +56,8 @@ class ExpectedCompletion:
         now, prompt, price = view.now, view.prompt, self.price
         output = view.output if facts.n == 1 else view.output // facts.n  # answers in parallel take no longer
         grown = KV * (prompt + output / 2) + SEQ  # what the request adds to every step while it decodes
-        scores: list[float] = []
+        firsts: list[float] = []  # seconds to the first token
+        others: list[float] = []  # seconds of everybody's time
         rows: list[tuple[int, float, float, State]] = []
         before, own, soonest = -1, 0.0, NEVER
         for b, cached in zip(view.backends, view.cached):  # noqa: B905 -- made in line, and this is the hot path
@@ -65,40 +66,37 @@ class ExpectedCompletion:
                 uncached = prompt - cached if prompt > cached else 1
                 own = TOKEN * uncached + ATTENTION * uncached * (cached + uncached / 2)
             state = b.price or _state(b)
-            queued = 0.0
-            if b.prefill_work:
-                head = next(iter(b.unstarted))
-                since = head.opened_at if head.opened_at > b.last_first_token_at else b.last_first_token_at
-                done, most = (now - since) / state[4], CREDIT * NANO * head.work
-                queued = max(b.prefill_work * NANO - (done if done < most else most), 0.0)
-            if b.foreign_running or b.foreign_waiting:
+            prefill, stalled, crowd, decode, slow, _, queued, since, most, weight, is_foreign = state
+            if queued:
+                done = (now - since) / slow
+                queued -= done if done < most else most
+                if queued < 0.0:
+                    queued = 0.0
+            if is_foreign:
                 state, waiting = _with_foreign(b, now, prompt)
+                prefill, stalled, crowd, decode, *_ = state
                 queued += waiting * own
             rows.append((cached, queued, own, state))
-            prefill, stalled, crowd, decode, _, _ = state
-            if prefill * queued < soonest:
-                soonest = prefill * queued
-            scores.append(
-                (prefill * (queued + own) + price * (stalled * own + output * (crowd * grown + decode))) / b.weight
-            )
+            wait = prefill * queued
+            if wait < soonest:
+                soonest = wait
+            firsts.append((wait + prefill * own) / weight)
+            others.append((stalled * own + output * (crowd * grown + decode)) / weight)
         if soonest > CROWDED:  # everybody has a queue: what is done in all decides how long it gets
             price *= 1.0 + soonest
-            scores = [
-                (prefill * (queued + own) + price * (stalled * own + output * (crowd * grown + decode))) / b.weight
-                for b, row in zip(view.backends, rows, strict=True)
-                for _, queued, own, (prefill, stalled, crowd, decode, _, _) in (row,)
-            ]
+        scores = [first + price * other for first, other in zip(firsts, others)]  # noqa: B905
         chosen = lowest(scores, view, NEAR)
         return Choice(
             chosen, "first token soonest, everybody's time counted", scores, Terms(rows, output, grown, price)
         )
 
 
-State = tuple[float, float, float, float, float, float]
+State = tuple[float, float, float, float, float, float, float, float, float, float, bool]
 """What a request's time on a backend depends on, as seconds per unit of what the request brings.
 
 (first-token seconds per second of prefill, stall of streams per second of prefill, decodes that get longer, own decode
-seconds per output token, prefill slowdown, decode slowdown)
+seconds per output token, prefill slowdown, decode slowdown; seconds of prefill queued, since when its head is worked
+on, most of it that may be taken for done; weight; have other balancers load here?)
 """
 
 
@@ -117,12 +115,12 @@ class Terms:
                 cached, queued, own, prefill * (queued + own), stalled * own + output * crowd * grown,
                 output * decode, slow, pace, self._price,
             )
-            for cached, queued, own, (prefill, stalled, crowd, decode, slow, pace) in self._rows
+            for cached, queued, own, (prefill, stalled, crowd, decode, slow, pace, *_) in self._rows
         ]  # fmt: skip
 
 
 def _state(b: Backend) -> State:
-    """As the ledger and the learned speeds have it; kept until one of them changes."""
+    """As the ledger, the readings and the learned speeds have it; kept until one of them changes."""
     b.price = state = _of(b, b.decoding, b.kv_tokens, len(b.unstarted))
     return state
 
@@ -130,9 +128,13 @@ def _state(b: Backend) -> State:
 def _of(b: Backend, decoding: float, kv_tokens: float, waiting: float) -> State:
     step = BASE + KV * kv_tokens + SEQ * decoding
     slow, pace = b.prefill_slowdown * b.overdue, b.decode_slowdown * b.overdue
+    since = most = 0.0
+    if b.unstarted:
+        head = next(iter(b.unstarted))
+        since, most = max(head.opened_at, b.last_first_token_at), CREDIT * NANO * head.work
     return (
         slow * (1.0 + step / FULL_CHUNK), slow * min(decoding, STALL_CAP), pace * (decoding + waiting), pace * step,
-        slow, pace,
+        slow, pace, b.prefill_work * NANO, since, most, b.weight, bool(b.foreign_running or b.foreign_waiting),
     )  # fmt: skip
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -59,8 +61,19 @@ def test_a_report_is_one_page(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     done = run(SMALL, "--policy", "random", "--report", str(page))
     assert done.exit_code == 0, done.output
-    assert page.read_text().startswith("<!doctype html>")
-    assert "No --fleet given: h100-8b:4." in done.stderr
+    text = page.read_text()
+    assert text.startswith("<!doctype html>")
+    assert f"fairlead simulate {SMALL} --policy random --report {page} --jobs 1</code>" in text, "how to repeat it"
+    assert "No --fleet given: h100-8b:2," in done.stderr
+    assert "No --fleet given: h100-8b:2," in text
+
+
+def test_a_report_that_cannot_be_written_ends_with_1(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.symlink_to(tmp_path / "nowhere" / "report.html")
+    done = run(SMALL, "--policy", "random", "--report", str(page))
+    assert done.exit_code == 1
+    assert "No such file" in done.stderr
 
 
 def test_options_of_a_policy_count() -> None:
@@ -72,6 +85,86 @@ def test_options_of_a_policy_count() -> None:
 def test_several_rates_are_several_traces() -> None:
     done = run(SMALL, "--policy", "random", "--speedup", "1", "--speedup", "4", "--json")
     assert len({row["trace"] for row in json.loads(done.stdout)["runs"]}) == 2
+
+
+def test_several_rates_of_a_file_are_several_traces_too(tmp_path: Path) -> None:
+    file = tmp_path / "trace.jsonl"
+    line = '{"timestamp": %d, "input_length": 700, "output_length": 20, "hash_ids": [1, 2]}\n'
+    file.write_text("".join(line % (i * 517) for i in range(20)))
+    done = run(str(file), "--policy", "random", "--speedup", "1", "--speedup", "4", "--json")
+    assert done.exit_code == 0, done.output
+    assert [row["trace"] for row in json.loads(done.stdout)["runs"]] == ["trace", "trace x4"]
+
+
+def test_what_is_asked_twice_runs_once() -> None:
+    twice = ("--policy", "random", "--policy", "random", "--fleet", "l4-8b:1", "--fleet", "l4-8b:1", "--speedup", "2")
+    done = run(SMALL, *twice, "--speedup", "2", "--json")
+    assert done.exit_code == 0, done.output
+    assert len(json.loads(done.stdout)["runs"]) == 1
+
+
+def test_a_limit_counts_for_made_requests_too() -> None:
+    done = run(SMALL, "--policy", "random", "--limit", "5", "--json")
+    assert json.loads(done.stdout)["runs"][0]["offered"] == 5
+
+
+def test_json_is_one_document_and_nothing_else_is_said_but_the_speed() -> None:
+    done = run(SMALL, "--policy", "random", "--json")
+    assert done.stdout.endswith("}\n")
+    assert not done.stdout.endswith("\n\n")
+    assert done.stderr.count("\n") == 1
+    assert "requests/s" in done.stderr
+
+
+def test_names_are_no_markup(tmp_path: Path) -> None:
+    file = tmp_path / "a[bold]b.jsonl"
+    line = '{"timestamp": %d, "input_length": 700, "output_length": 20, "hash_ids": [1, 2]}\n'
+    file.write_text("".join(line % (i * 517) for i in range(20)))
+    two = ("--policy", "random", "--policy", "round_robin", "--seed", "1..2", "--speedup", "1", "--speedup", "2")
+    done = run(str(file), *two)
+    assert done.exit_code == 0, done.output
+    assert "round_robin against random (a[bold]b x2, h100-8b:2): " in " ".join(done.stdout.split())
+
+
+def test_requests_with_models_names_are_answered(tmp_path: Path) -> None:
+    row = {
+        "id": "r", "client": "192.0.2.1", "method": "POST", "path": "/v1/chat/completions", "status": 200,
+        "stream": True, "backend": "a", "tries": 1, "failed_on": [], "prompt_tokens": 100, "output_tokens": 10,
+        "bytes_out": 900, "ttft": 0.25, "duration": 2.5, "outcome": "ok", "error": None,
+    }  # fmt: skip
+    file = tmp_path / "access.log"
+    file.write_text("".join(json.dumps(row | {"time": i / 2, "model": f"m{i % 2}"}) + "\n" for i in range(20)))
+    done = run(str(file), "--policy", "expected_completion", "--json")
+    assert json.loads(done.stdout)["runs"][0]["figures"]["completed"] == 20
+
+
+def test_trace_info_says_what_is_in_a_trace_and_runs_nothing() -> None:
+    done = run(SMALL, "--trace-info")
+    assert done.exit_code == 0, done.output
+    assert "requests: 38" in done.stdout
+    assert "notes: Made, not recorded" in done.stdout
+    told = json.loads(run(SMALL, "--trace-info", "--json").stdout)
+    assert told["timed requests"] + told["requests that wait for another"] == told["requests"] == 38
+    assert 0 < told["share of prompt tokens seen before"] < 1
+    alone = json.loads(run(SMALL, "--trace-info", "--json", "--limit", "1").stdout)
+    assert alone["share of prompt tokens seen before"] == 0
+    assert alone["timed requests per second"] is None
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_ctrl_c_ends_it_with_130_and_no_traceback(jobs: str) -> None:
+    command = [sys.executable, "-m", "fairlead", "simulate", "chat:rate=40,seconds=300", "--seed", "1..200", "--jobs"]
+    running = subprocess.Popen(
+        [*command, jobs], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert running.stderr is not None
+    while not (line := running.stderr.readline()).startswith("No --fleet given"):
+        assert line, "it ended before it was interrupted"
+    os.killpg(running.pid, signal.SIGINT)  # a terminal sends it to all processes of the command
+    out, rest = running.communicate(timeout=60)
+    assert running.returncode == 130, rest
+    assert rest == "interrupted\n"
+    assert out == ""
 
 
 def test_lists_are_complete() -> None:
@@ -103,7 +196,15 @@ def test_lists_are_complete() -> None:
             [SMALL, "--seed", "1..999", "--speedup", "1", "--speedup", "2", "--speedup", "3", "--speedup", "4"],
             "at most",
         ),
-        ([SMALL, "--report", "/nowhere/at/all.html"], "No such file"),
+        ([SMALL, "--report", "/nowhere/at/all.html"], "directory does not exist"),
+        ([SMALL, "--report", "/"], "is a directory"),
+        ([SMALL, "--speedup", "nan"], "a number from 0.001 to 10000"),
+        ([SMALL, "--speedup", "0"], "a number from 0.001 to 10000"),
+        ([SMALL, "--policy", "lmetric", "--policy", "prefix_cache:overload=2,overload=3"], "overload is given twice"),
+        ([SMALL, "--fault", "join@3:h100-8b-1", "--fault", "join@5:h100-8b-1"], "a machine joins once"),
+        ([SMALL, "--fault", "leave@3-9:h100-8b-1"], "has no end"),
+        ([SMALL, "--fault", "slow@1-9:h100-8b-1", "--fault", "slow@3-5:h100-8b-1"], "must not overlap"),
+        ([SMALL, "--fleet", "fleet.yaml"], "fleet.yaml: No such file or directory"),
     ],
 )
 def test_wrong_input_is_a_sentence_and_exit_code_2(arguments: list[str], sentence: str) -> None:
@@ -157,10 +258,29 @@ def test_a_fleet_file_gives_own_machines(tmp_path: Path) -> None:
     assert [b["name"] for b in row["backends"]] == ["mine-1", "mine-2", "l4-8b-1"]
 
 
-@pytest.mark.parametrize("command", re.findall(r"^fairlead (simulate .+)$", DOCS.read_text("utf-8"), re.MULTILINE))
-def test_examples_of_the_docs_work(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if ".jsonl" in command or "fleet.yaml" in command:
-        pytest.skip("needs a file that the reader has")
+FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EXAMPLES = [
+    line
+    for kind, block in FENCED.findall(DOCS.read_text("utf-8"))
+    if kind == "sh"
+    for line in block.splitlines()
+    if line.startswith("fairlead simulate ")
+]
+LINE = '{"timestamp": %d, "input_length": 700, "output_length": 20, "hash_ids": [1, 2]}'
+
+
+def test_the_docs_have_examples() -> None:
+    assert len(EXAMPLES) >= 8
+
+
+@pytest.mark.parametrize("line", EXAMPLES)
+def test_examples_of_the_docs_work(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "--what-if" in line:
+        pytest.skip("needs a recording")
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(simulate, [*command.split()[1:], "--jobs", "1"])
+    Path("trace.jsonl").write_text("\n".join(LINE % (i * 517) for i in range(60)) + "\n")
+    (fleet,) = [block for kind, block in FENCED.findall(DOCS.read_text("utf-8")) if kind == "yaml"]
+    Path("fleet.yaml").write_text(fleet)
+    done = run(*shlex.split(line, comments=True)[2:])
     assert done.exit_code == 0, done.output
+    assert ("--report" in line) == Path("report.html").exists()

@@ -11,7 +11,9 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Final
 
 from fairlead.emulator.profiles import PROFILES, Profile, UnknownProfile, profile
@@ -25,6 +27,7 @@ JOIN: Final = "join"  # it is not there before `at`
 LEAVE: Final = "leave"  # it drains at `at` and goes
 RESET: Final = "reset"  # it forgets its prefix cache, as after a deploy of weights
 FAULTS: Final = (SLOW, FREEZE, CRASH, JOIN, LEAVE, RESET)
+LASTING: Final = (SLOW, FREEZE, CRASH)  # kinds that can end; the others happen at a moment
 
 
 class FleetError(ValueError):
@@ -69,6 +72,20 @@ class Fleet:
                 hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(names))}"
                 raise FleetError(f"fault {fault.kind}: no backend {fault.backend!r} in the fleet; {hint}")
         return Fleet(self.text, self.members, self.faults + faults)
+
+    def for_blocks(self, block_tokens: int) -> Fleet:
+        """The same machines with KV blocks of a trace's size; FleetError where a cache is smaller than one block."""
+        fitted = {}
+        for kind in dict.fromkeys(m.profile for m in self.members):  # in order: which one is complained of first
+            held = kind.kv_tokens // block_tokens * block_tokens
+            if not held:
+                raise FleetError(
+                    f"fleet {self.text!r}: the KV cache of {kind.name!r} ({kind.kv_tokens} tokens) is smaller than one "
+                    f"block of the trace ({block_tokens} tokens)"
+                )
+            longest = min(kind.max_model_len, held)  # whole blocks only
+            fitted[kind] = replace(kind, block_tokens=block_tokens, max_model_len=longest)
+        return replace(self, members=tuple(replace(m, profile=fitted[m.profile]) for m in self.members))
 
 
 def parse_fleet(text: str, profiles: dict[str, Profile] | None = None) -> Fleet:
@@ -116,8 +133,31 @@ def parse_fault(text: str) -> Fault:
         by = float(factor) if factor else 4.0
     except ValueError:
         raise FleetError(f"fault {text!r}: {usage}") from None
+    if end and kind not in LASTING:
+        raise FleetError(f"fault {text!r}: {kind} happens at a moment and has no end; {usage}")
+    if factor and kind != SLOW:
+        raise FleetError(f"fault {text!r}: {kind} has no factor; {usage}")
     if until <= at:
         raise FleetError(f"fault {text!r}: it ends before it begins")
     if not 0.01 <= by <= 1e6:
         raise FleetError(f"fault {text!r}: the factor must be between 0.01 and 1000000")
     return Fault(kind, backend, at, until, by)
+
+
+def check_faults(faults: Iterable[Fault]) -> None:
+    """FleetError where two faults of one backend cannot both be meant."""
+    same: dict[tuple[str, str], list[Fault]] = {}
+    for fault in faults:
+        same.setdefault((fault.kind, fault.backend), []).append(fault)
+    for (kind, backend), found in same.items():
+        if kind == JOIN and len(found) > 1:
+            raise FleetError(f"fault {kind}: {backend} joins {len(found)} times; a machine joins once")
+        if kind == LEAVE and any(leaves.at <= joins.at for leaves in found for joins in same.get((JOIN, backend), ())):
+            raise FleetError(f"fault {kind}: {backend} leaves before it joins; a machine that has left stays away")
+        if kind in LASTING:
+            for one, other in pairwise(sorted(found, key=lambda fault: fault.at)):
+                if other.at < one.until:
+                    raise FleetError(
+                        f"fault {kind}: {backend} has one from {one.at:g} s to {one.until:g} s and another from "
+                        f"{other.at:g} s; they must not overlap"
+                    )

@@ -25,7 +25,6 @@ from fairlead.core.cluster.ledger import Lease
 from fairlead.core.model import Facts, Kind, Usage
 from fairlead.core.retry import CONNECT
 from fairlead.core.view import Policy
-from fairlead.emulator.engine import RequestTooLong
 from fairlead.emulator.work import EmulatedRequest, StepResult
 from fairlead.sim.fleet import CRASH, FREEZE, JOIN, LEAVE, RESET, SLOW, Fault, Fleet
 from fairlead.sim.machine import Machine
@@ -71,6 +70,9 @@ class Simulation:
         self._backends = [Machine(i, m, trace.block_tokens) for i, m in enumerate(members)]
         self._by_name = {b.name: b for b in self._backends}
         self._weights = {m.name: m.weight for m in members}
+        # Every machine serves whatever the trace asks for.
+        self._models = frozenset(r.model or MODEL for r in trace.requests) or frozenset((MODEL,))
+        self._placed = [0] * len(members)  # by machine, also of those that have left
         self.result = Run(
             trace.name, policy.name, fleet.text, seed, [m.name for m in members], [m.profile.name for m in members],
             reference=reference,
@@ -134,15 +136,19 @@ class Simulation:
         run = self.result
         run.outcomes = self.outcomes
         run.simulated_seconds = self.now
-        run.preemptions = sum(b.engine.counters.preemptions for b in self._backends)
+        run.preemptions += sum(b.engine.counters.preemptions for b in self._backends)
         run.wall_seconds = time.perf_counter() - begun
         return run
 
     def _pass(self, at: float) -> None:
         self.now = at
-        while at >= self._next_sample and len(self.result.samples) < 4 * SAMPLES:
+        samples = self.result.samples
+        while at >= self._next_sample:
             self._sample(self._next_sample)
-            self._next_sample += self._sample_every
+            if len(samples) >= 2 * SAMPLES:  # it takes longer than thought: half as many, at twice the distance
+                del samples[1::2]
+                self._sample_every *= 2
+            self._next_sample = samples[-1].at + self._sample_every
 
     def _at(self, at: float, action: Callable[..., None], *arguments: object) -> None:
         self._order += 1
@@ -174,10 +180,9 @@ class Simulation:
         outcome = self.outcomes[index]
         outcome.arrived = self.now
         self._open += 1
-        facts = self.facts(index)
         if self.now - self._ticked_at >= TICK:
             self._tick()
-        self._place(outcome, facts, ())
+        self._place(outcome, self.facts(index), ())
 
     def _place(self, outcome: Outcome, facts: Facts, tried: tuple[str, ...]) -> None:
         self._tried[outcome.request] = tried
@@ -190,6 +195,7 @@ class Simulation:
         outcome.sent = self.now
         outcome.expected_cached = lease.cached
         backend = self._by_name[lease.backend.id]
+        self._placed[backend.index] += 1
         if self.settings.overhead:
             self._at(self.now + self.settings.overhead, self._submit, outcome, lease, backend, tried)
         else:
@@ -201,24 +207,20 @@ class Simulation:
             self._at(self.now + HURRY, self._probe, backend)
             self._failed(outcome, lease, tried)
             return
-        blocks = (*request.blocks, *request.output_blocks) if request.output_blocks else request.blocks
         engine = backend.engine
-        if backend.frozen_at is None:
-            self._results(backend, engine.advance(self.now))
-        try:
-            engine.submit(EmulatedRequest(outcome.request, request.prompt, blocks, request.output), self.now)
-        except RequestTooLong:
+        if request.prompt + request.output > engine.profile.max_model_len:
             self.balancer.finish(lease, brain.OK, self.now, worked=False)  # the engine says 400
             self._end(outcome, REFUSED)
             return
+        blocks = (*request.blocks, *request.output_blocks) if request.output_blocks else request.blocks
+        engine.submit(EmulatedRequest(outcome.request, request.prompt, blocks, request.output), self._catch_up(backend))
         backend.running[outcome.request] = lease
         self._wake(backend)
 
     def _failed(self, outcome: Outcome, lease: Lease, tried: tuple[str, ...]) -> None:
         """It was not delivered or had no answer yet: another backend, if the rules allow it."""
-        balancer, now = self.balancer, self.now
-        again = balancer.may_retry(lease, CONNECT, outcome.tries, outcome.arrived, now, tried)
-        balancer.finish(lease, brain.FAILED, now, reason=CONNECT)
+        again = self.balancer.may_retry(lease, CONNECT, outcome.tries, outcome.arrived, self.now, tried)
+        self.balancer.finish(lease, brain.FAILED, self.now, reason=CONNECT)
         if again:
             self._place(outcome, lease.facts, (*tried, lease.backend.id))
         else:
@@ -240,6 +242,13 @@ class Simulation:
         at = backend.engine.next_event()
         if at < math.inf:
             self._at(max(at, self.now), self._advance, backend, backend.version)
+
+    def _catch_up(self, backend: Machine) -> float:
+        """Bring the engine to the present; where its own time stands then. A frozen one's stands still: see `_thaw`."""
+        if backend.frozen_at is not None:
+            return backend.frozen_at
+        self._results(backend, backend.engine.advance(self.now))
+        return self.now
 
     def _advance(self, backend: Machine, version: int) -> None:
         if version != backend.version or backend.frozen_at is not None or backend.crashed:
@@ -309,65 +318,54 @@ class Simulation:
 
     def _sample(self, at: float) -> None:
         engines = [b.engine for b in self._backends]
-        placed = [b.placed if (b := self.balancer.backends.get(x.name)) else 0 for x in self._backends]
         waiting, running = [e.waiting for e in engines], [e.running for e in engines]
-        self.result.samples.append(Sample(at, waiting, running, placed, [e.kv_usage for e in engines]))
+        self.result.samples.append(Sample(at, waiting, running, [*self._placed], [e.kv_usage for e in engines]))
 
     # --- fate ------------------------------------------------------------------------------------------------
 
     def _join(self, backend: Machine) -> None:
-        self.balancer.add(backend.name, weight=self._weights[backend.name], models=frozenset((MODEL,)))
-        self.balancer.probe(backend.name, True)
+        self.balancer.add(backend.name, weight=self._weights[backend.name], models=self._models)
+        self._probe(backend)
 
     def _fault(self, fault: Fault) -> None:
-        backend, engine = self._by_name[fault.backend], self._by_name[fault.backend].engine
-        until = fault.until
+        backend, until = self._by_name[fault.backend], fault.until
         if fault.kind == JOIN:
             self._join(backend)
         elif fault.kind == LEAVE:
             self._leave(backend)
         elif fault.kind == RESET:
-            if backend.frozen_at is None:
-                self._results(backend, engine.advance(self.now))
-            engine.pool.forget_idle()
+            self._catch_up(backend)
+            backend.engine.pool.forget_idle()
         elif fault.kind == SLOW:
             self._slow(backend, fault.factor)
             if until < math.inf:
                 self._at(until, self._slow, backend, 1.0)
         elif fault.kind == FREEZE and not backend.crashed and backend.frozen_at is None:
-            self._results(backend, engine.advance(self.now))
-            backend.frozen_at = self.now
+            backend.frozen_at = self._catch_up(backend)
             if until < math.inf:
-                self._at(until, self._thaw, backend)
+                self._at(until, self._thaw, backend, self.now)
         elif fault.kind == CRASH and not backend.crashed:
             self._crash(backend)
             if until < math.inf:
                 self._at(until, self._restart, backend)
 
     def _slow(self, backend: Machine, factor: float) -> None:
-        factor *= backend.slowdown
-        if backend.frozen_at is not None:
-            backend.engine.set_slowdown(factor)
-            return
-        self._results(backend, backend.engine.advance(self.now))
-        backend.engine.set_slowdown(factor, self.now)
+        backend.engine.set_slowdown(factor * backend.slowdown, self._catch_up(backend))
         self._wake(backend)
 
-    def _thaw(self, backend: Machine) -> None:
-        if backend.frozen_at is None:
-            return  # it crashed meanwhile
-        backend.engine.clock += self.now - backend.frozen_at  # what it was doing ends that much later
+    def _thaw(self, backend: Machine, since: float) -> None:
+        if backend.frozen_at != since:
+            return  # it crashed meanwhile, and may have frozen again
+        backend.engine.clock += self.now - since  # what it was doing ends that much later
         backend.frozen_at = None
         self._wake(backend)
-        known = self.balancer.backends.get(backend.name)
-        if known is not None and known.draining:
-            self._leave(backend)
+        self._go_on_leaving(backend)
 
     def _crash(self, backend: Machine) -> None:
-        if backend.frozen_at is None:
-            self._results(backend, backend.engine.advance(self.now))
+        self._catch_up(backend)
         backend.crashed, backend.frozen_at = True, None
         lost, backend.running = backend.running, {}
+        self.result.preemptions += backend.engine.counters.preemptions
         backend.engine = backend.fresh()
         self._at(self.now + HURRY, self._probe, backend)
         for index, lease in lost.items():
@@ -377,6 +375,7 @@ class Simulation:
             else:  # the answer had begun: it breaks off, and says so
                 self.balancer.finish(lease, brain.FAILED, self.now, reason="upstream_broken")
                 self._end(outcome, FAILED)
+        self._go_on_leaving(backend)
 
     def _restart(self, backend: Machine) -> None:
         backend.crashed = False
@@ -384,10 +383,17 @@ class Simulation:
         self._at(self.now + PROBE, self._probe, backend)
 
     def _leave(self, backend: Machine) -> None:
-        if backend.name not in self.balancer.backends:
+        known = self.balancer.backends.get(backend.name)
+        if known is None:
             return
         self.balancer.set_draining(backend.name, True)
-        if not backend.running:
+        if not known.inflight:  # nor on the way there
             self.balancer.remove(backend.name)
         elif backend.frozen_at is None:
             self._at(self.now + PROBE, self._leave, backend)
+
+    def _go_on_leaving(self, backend: Machine) -> None:
+        """It stood still, and nobody waited for that: if it was about to leave, it is now."""
+        known = self.balancer.backends.get(backend.name)
+        if known is not None and known.draining:
+            self._leave(backend)

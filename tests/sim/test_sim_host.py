@@ -342,7 +342,7 @@ def test_a_machine_that_crashes_while_a_request_is_on_its_way_loses_it_to_anothe
 def test_a_machine_that_leaves_waits_for_what_is_on_its_way() -> None:
     there: list[list[str]] = []
 
-    class Watching(Simulation):
+    class Watching(Watched):
         def _submit(self, outcome: Outcome, lease: Lease, backend: Machine, tried: tuple[str, ...]) -> None:
             there.append(list(self.balancer.backends))
             super()._submit(outcome, lease, backend, tried)

@@ -16,7 +16,7 @@ from fairlead.core.cluster.backend import Backend
 from fairlead.core.cluster.ledger import Lease
 from fairlead.core.policies.registry import POLICIES, make
 from fairlead.sim.fleet import FAULTS, Fault, parse_fault, parse_fleet
-from fairlead.sim.host import Settings, Simulation
+from fairlead.sim.host import HURRY, PROBE, Settings, Simulation
 from fairlead.sim.machine import Machine
 from fairlead.sim.trace import FAILED, NO_REQUEST, OK, REFUSED, UNFINISHED, Outcome, Request, Trace
 from fairlead.sim.workload import generate, parse_workload
@@ -30,16 +30,29 @@ def one_by_one(count: int, every: float = 0.2, prompt: int = 2_000, output: int 
 
 
 class Watched(Simulation):
-    """Remembers every backend that the balancer ever had, and every end that was announced."""
+    """Remembers every backend that the balancer ever had, where requests went, and every end that was announced."""
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         self.ever: list[Backend] = []
         self.ends: list[int] = []
+        self.places: dict[int, list[str]] = {}  # where each request went
+        self.down_at: list[float] = []
         super().__init__(*arguments, **more)
 
     def _join(self, backend: Machine) -> None:
         super()._join(backend)
         self.ever.append(self.balancer.backends[backend.name])
+
+    def _submit(self, outcome: Outcome, lease: Lease, backend: Machine, tried: tuple[str, ...]) -> None:
+        self.places.setdefault(outcome.request, []).append(backend.name)
+        super()._submit(outcome, lease, backend, tried)
+
+    def _probe(self, backend: Machine) -> None:
+        known = self.balancer.backends.get(backend.name)
+        was_up = known is not None and known.up
+        super()._probe(backend)
+        if known is not None and was_up and not known.up:
+            self.down_at.append(self.now)
 
     def _end(self, outcome: Outcome, status: str) -> None:
         self.ends.append(outcome.request)
@@ -61,6 +74,7 @@ def assert_even(sim: Watched) -> None:
     assert sorted(sim.ends) == [o.request for o in outcomes if o.status != UNFINISHED], "each ends once"
     assert not sim.balancer.ledger.leases
     assert sim.balancer.ledger.opened == sim.balancer.ledger.closed == sum(o.tries for o in outcomes)
+    assert all(len(went) == len(set(went)) for went in sim.places.values()), "none goes back to where it was lost"
     for b in sim.ever:
         assert [getattr(b, name) for name in LOADS] == [0] * len(LOADS), b
         assert not b.unstarted
@@ -394,6 +408,30 @@ def test_a_machine_that_froze_before_it_had_left_goes_when_it_crashes() -> None:
     sim = run(trace, *faults, fleet="h100-8b:2", policy="round_robin")
     assert list(sim.balancer.backends) == ["h100-8b-2"]
     assert_even(sim)
+
+
+def test_a_machine_that_froze_before_it_had_left_finishes_and_goes_when_it_thaws() -> None:
+    trace = Trace("t", [Request(float(i), 1_000, 900) for i in range(0, 60, 2)])
+    sim = run(trace, "freeze@1-20:h100-8b-1", "leave@4:h100-8b-1", fleet="h100-8b:2", policy="round_robin")
+    assert list(sim.balancer.backends) == ["h100-8b-2"]
+    assert sim.outcomes[0].status == OK
+    assert_even(sim)
+
+
+def test_what_is_lost_twice_does_not_go_back_to_where_it_was_lost_first() -> None:
+    crashes = ("crash@1:h100-8b-1", "crash@1.05:h100-8b-2", "crash@1.1:h100-8b-3")
+    sim = run(one_by_one(30, every=0.02, prompt=60_000), *crashes, fleet="h100-8b:4")
+    assert any(len(went) == 3 for went in sim.places.values())
+    assert_even(sim)
+
+
+def test_connections_that_fail_hurry_the_probes() -> None:
+    def down(trace: Trace) -> float:
+        return run(trace, "crash@2:h100-8b-1", fleet="h100-8b:2", policy="round_robin").down_at[0]
+
+    calm = Trace("t", [Request(0.0, 1_000, 10), Request(0.0, 1_000, 10), Request(9.0, 1_000, 10)])
+    assert down(calm) == pytest.approx(2.0 + HURRY + 2 * PROBE)
+    assert down(one_by_one(50, every=0.2, output=5)) < 2.0 + HURRY + 2 * PROBE - 0.5
 
 
 def test_a_machine_that_is_back_before_a_request_reaches_it_serves_it() -> None:

@@ -16,7 +16,7 @@ How far a shelf can be trusted is judged by trust.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Final
 
@@ -72,14 +72,7 @@ class PrefixIndex:
 
     def clear(self, shelf: Shelf) -> None:
         """The backend has forgotten everything (restarted, cache reset)."""
-        holders, keep = self._holders, ~shelf.bit
-        for block in shelf.blocks:
-            if block >= 0:
-                left = holders[block] & keep
-                if left:
-                    holders[block] = left
-                else:
-                    del holders[block]
+        self._let_go(shelf.bit, shelf.blocks)
         shelf.blocks.clear()
         shelf.used = 0
 
@@ -143,21 +136,29 @@ class PrefixIndex:
 
     def trim(self, shelf: Shelf) -> None:
         """Forget the least recently used until the shelf is within its limits."""
-        known, holders, keep = shelf.blocks, self._holders, ~shelf.bit
+        known = shelf.blocks
         # A little more than needed: the oldest of a dictionary are found fast only if they are sought seldom.
         limit = shelf.limit - shelf.limit // SLACK
         spare = len(known) - (MAX_BLOCKS - MAX_BLOCKS // SLACK)
         used = shelf.used
+        gone: list[int] = []
         while known and (used > limit or spare > 0):
             for block in list(islice(known, TRIM_STEP)):
                 used -= known.pop(block)
                 spare -= 1
-                if block >= 0:
-                    left = holders[block] & keep
-                    if left:
-                        holders[block] = left
-                    else:
-                        del holders[block]
+                gone.append(block)
                 if used <= limit and spare <= 0:
                     break
         shelf.used = used
+        self._let_go(shelf.bit, gone)
+
+    def _let_go(self, bit: int, blocks: Iterable[int]) -> None:
+        """A shelf no longer holds these blocks."""
+        holders = self._holders
+        for block in blocks:
+            if block >= 0:
+                left = holders[block] & ~bit
+                if left:
+                    holders[block] = left
+                else:
+                    del holders[block]

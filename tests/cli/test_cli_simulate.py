@@ -155,13 +155,23 @@ def test_trace_info_says_what_is_in_a_trace_and_runs_nothing() -> None:
 def test_ctrl_c_ends_it_with_130_and_no_traceback(jobs: str) -> None:
     command = [sys.executable, "-m", "fairlead", "simulate", "chat:rate=40,seconds=300", "--seed", "1..200", "--jobs"]
     running = subprocess.Popen(
-        [*command, jobs], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*command, jobs],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Whoever runs these tests in the background may ignore the signal, and it would be inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert running.stderr is not None
-    while not (line := running.stderr.readline()).startswith("No --fleet given"):
-        assert line, "it ended before it was interrupted"
-    os.killpg(running.pid, signal.SIGINT)  # a terminal sends it to all processes of the command
-    out, rest = running.communicate(timeout=60)
+    try:
+        while not (line := running.stderr.readline()).startswith("No --fleet given"):
+            assert line, "it ended before it was interrupted"
+        os.killpg(running.pid, signal.SIGINT)  # a terminal sends it to all processes of the command
+        out, rest = running.communicate(timeout=60)
+    finally:
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
     assert running.returncode == 130, rest
     assert rest == "interrupted\n"
     assert out == ""
@@ -196,6 +206,8 @@ def test_lists_are_complete() -> None:
             [SMALL, "--seed", "1..999", "--speedup", "1", "--speedup", "2", "--speedup", "3", "--speedup", "4"],
             "at most",
         ),
+        ([SMALL, "--what-if", "--fleet", "h100-8b:2", "--speedup", "2"], "leave out --fleet, --speedup"),
+        ([SMALL, "--what-if"], "holds no measurements"),
         ([SMALL, "--report", "/nowhere/at/all.html"], "directory does not exist"),
         ([SMALL, "--report", "/"], "is a directory"),
         ([SMALL, "--speedup", "nan"], "a number from 0.001 to 10000"),

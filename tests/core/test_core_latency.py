@@ -92,3 +92,9 @@ def test_at_least_one_backend_has_room(loads: list[int], factor: float, seed: in
     assert any(may)
     fair = factor * (sum(loads) + 1) / sum(b.capacity for b in backends)
     assert may == [b.inflight < fair * b.capacity for b in backends]
+
+
+def test_a_backend_at_its_share_is_full() -> None:
+    balancer = fleet("random", "a", "b")
+    balancer.backends["a"].inflight = 1
+    assert room(list(balancer.backends.values()), 1.0) == [False, True]

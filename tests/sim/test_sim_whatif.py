@@ -151,6 +151,24 @@ def test_a_trace_that_does_not_do_is_refused_in_a_sentence(trace: Trace, sentenc
         run_what_if(trace)
 
 
+def test_sessions_are_those_of_the_recording_under_other_policies() -> None:
+    """Five people, each of whom stays where the session policy puts them; numbered requests would spread them all."""
+    asked = [replace(r, session=f"s{i % 5}") for i, r in enumerate(flat())]
+    trace, _ = measured(ODD, asked, "random")
+    assert {r.session for r in usable(trace).requests} == {f"s{i}" for i in range(5)}
+
+
+def test_what_comes_after_the_part_that_is_learned_from_is_load_as_well() -> None:
+    """Past saturation: without the later ones the last ones learned from would seem to have run on a slower machine."""
+    crowded = Fleet("crowded", (Member("a", machine(8.0, 1.0)),))
+    trace = usable(measured(crowded, flat(2))[0])
+    half = len(trace.requests) // 2
+    alone = replace(trace, requests=trace.requests[:half], measured=trace.measured[:half])
+    (together,), (by_itself,) = calibrate(trace, half), calibrate(alone)
+    assert together.step == pytest.approx(1.0, rel=0.1)
+    assert abs(together.step - 1.0) < abs(by_itself.step - 1.0)
+
+
 def test_an_unknown_policy_is_found_before_anything_runs() -> None:
     with pytest.raises(ValueError, match="did you mean 'round_robin'"):
         run_what_if(recording(False), policies=["round_robbin"])

@@ -213,6 +213,9 @@ def simulate(
         if trace_info:
             _tell(trace_of(source, seeds[0], rates[0]), as_json)
         elif what_if:
+            ignored = {"--fleet": fleets, "--fault": faults, "--speedup": speedups, "--report": report}
+            if given := [option for option, value in ignored.items() if value]:
+                raise click.UsageError(f"--what-if asks about the recorded fleet: leave out {', '.join(given)}")
             _what_if(source, policies, seeds, as_json)
         else:
             count = len(policies or COMPARED) * len(fleets or "1") * len(seeds) * len(rates)

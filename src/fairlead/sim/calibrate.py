@@ -9,6 +9,7 @@ after it. A few damped rounds bring them together; nothing is random.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -18,13 +19,13 @@ from fairlead.core.view import Choice, View
 from fairlead.emulator.profiles import PROFILES, Profile
 from fairlead.sim.fleet import Fleet, Member
 from fairlead.sim.host import Simulation
-from fairlead.sim.trace import OK, Outcome, Request, Run, Trace
+from fairlead.sim.trace import NO_REQUEST, OK, Measured, Outcome, Request, Run, Trace
 
 START: Final = "h100-8b"
 ROUNDS: Final = 10
 DAMPING: Final = 0.7  # share of the correction that is made in a round
 BOUNDS: Final = (0.02, 50.0)
-KV_SHARES: Final = (1.0, 0.5, 0.25)  # of the starting profile's cache that are tried
+KV_SHARES: Final = (1.0, 0.5, 0.3, 0.15, 3.0)  # of the starting profile's cache that are tried
 
 
 class Pinned:
@@ -75,13 +76,13 @@ class Fit:
 
 
 def usable(trace: Trace) -> Trace:
-    """The requests that were answered in full, numbered by their session, with their measurements."""
+    """The requests that were answered in full, with their measurements, as an open loop."""
     kept = [
         (r, m)
         for r, m in zip(trace.requests, trace.measured, strict=False)
         if m.status == OK and m.backend and m.duration > 0
     ]
-    requests: list[Request] = [dataclasses.replace(r, session=str(i), after=-1) for i, (r, _) in enumerate(kept)]
+    requests: list[Request] = [dataclasses.replace(r, after=NO_REQUEST) for r, _ in kept]
     return dataclasses.replace(trace, requests=requests, measured=[m for _, m in kept])
 
 
@@ -92,33 +93,53 @@ def fleet_of(fits: Sequence[Fit], text: str = "as recorded") -> Fleet:
 
 def replay(trace: Trace, fits: Sequence[Fit]) -> Run:
     """The trace on the fitted machines, every request where it really went."""
-    return Simulation(trace, fleet_of(fits), Pinned([m.backend for m in trace.measured])).run()
+    numbered = [dataclasses.replace(r, session=str(i)) for i, r in enumerate(trace.requests)]
+    pinned = Pinned([m.backend for m in trace.measured])
+    return Simulation(dataclasses.replace(trace, requests=numbered), fleet_of(fits), pinned).run()
 
 
-def calibrate(trace: Trace) -> list[Fit]:
-    """Factors for every backend of a `usable` trace."""
-    names = sorted({m.backend for m in trace.measured})
-    fits = [Fit(name, requests=sum(m.backend == name for m in trace.measured)) for name in names]
-    for _ in range(ROUNDS):
-        outcomes = replay(trace, fits).outcomes
-        fits = [_corrected(fit, trace, outcomes) for fit in fits]
-    if not any(m.cached for m in trace.measured):
+def calibrate(trace: Trace, stop: int | None = None) -> list[Fit]:
+    """Factors for every backend of a `usable` trace, by its first `stop` requests (all of them).
+
+    A backend that comes only later is taken to be like the one that was used most. Later requests are replayed as well,
+    as load: without them the last ones before `stop` would run in less company than they had.
+    """
+    learned = trace.measured[:stop]
+    seen = Counter(m.backend for m in learned)
+    usual = max(sorted(seen), key=lambda name: seen[name])
+    names = sorted(seen) + sorted({m.backend for m in trace.measured} - seen.keys())
+    fits = [Fit(name, requests=seen[name]) for name in names]
+
+    def followed(fits: Sequence[Fit]) -> list[Fit]:
+        like = next(fit for fit in fits if fit.backend == usual)
+        return [fit if fit.requests else dataclasses.replace(like, backend=fit.backend, requests=0) for fit in fits]
+
+    def fitted(fits: Sequence[Fit]) -> list[Fit]:
+        for _ in range(ROUNDS):
+            outcomes = replay(trace, fits).outcomes[: len(learned)]
+            fits = followed([_corrected(fit, learned, outcomes) for fit in fits])
+        return list(fits)
+
+    fits = fitted(fits)
+    if not any(m.cached for m in learned):
         return fits
-    told = sum(m.cached or 0 for m in trace.measured)
+    told = sum(m.cached or 0 for m in learned)
 
     def error(share: float) -> int:
-        run = replay(trace, [dataclasses.replace(fit, kv_share=share) for fit in fits])
-        found = sum(o.cached for o, m in zip(run.outcomes, trace.measured, strict=True) if m.cached is not None)
+        outcomes = replay(trace, [dataclasses.replace(fit, kv_share=share) for fit in fits]).outcomes
+        found = sum(o.cached for o, m in zip(outcomes, learned, strict=False) if m.cached is not None)
         return abs(found - told)
 
-    best = min(KV_SHARES, key=error)  # the largest of equals
-    return [dataclasses.replace(fit, kv_share=best) for fit in fits]
+    best = min(KV_SHARES, key=error)  # the first of equals
+    if best == KV_SHARES[0]:
+        return fits
+    return fitted([dataclasses.replace(fit, kv_share=best) for fit in fits])  # what was missing was taken for slowness
 
 
-def _corrected(fit: Fit, trace: Trace, outcomes: Sequence[Outcome]) -> Fit:
+def _corrected(fit: Fit, learned: Sequence[Measured], outcomes: Sequence[Outcome]) -> Fit:
     first = [0.0, 0.0]  # measured, simulated seconds to the first token
     rest = [0.0, 0.0]  # and after it
-    for measured, outcome in zip(trace.measured, outcomes, strict=True):
+    for measured, outcome in zip(learned, outcomes, strict=True):
         if measured.backend != fit.backend or outcome.ttft is None:
             continue
         if measured.ttft is None:  # an answer in one piece: all of its time is one sum

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fairlead.sim.calibrate import Fit, calibrate, fleet_of, replay, usable
@@ -92,7 +93,7 @@ class WhatIf:
         for fit in self.fits:
             profile = fit.profile()
             machines.add_row(
-                fit.backend, f"{1 / profile.prefill:,.0f} tok/s", f"{profile.base * 1e3:.1f} ms",
+                escape(fit.backend), f"{1 / profile.prefill:,.0f} tok/s", f"{profile.base * 1e3:.1f} ms",
                 f"{profile.kv_tokens:,} tokens", f"{fit.requests:,}",
             )  # fmt: skip
         console.print(machines)
@@ -112,11 +113,13 @@ class WhatIf:
         for a in self.answers:
             change = "" if a.label == AS_IT_WAS else f"{a.e2e_change:+.1%} ±{a.spread / 2:.1%}"
             rows.add_row(
-                a.label, _time(a.ttft_mean), _time(a.e2e_mean), _time(a.e2e_p99), _ratio(a.hit_ratio),
+                escape(a.label), _time(a.ttft_mean), _time(a.e2e_mean), _time(a.e2e_p99), _ratio(a.hit_ratio),
                 "" if a.label == AS_IT_WAS else f"{a.ttft_change:+.1%}", change,
             )  # fmt: skip
         console.print(rows)
-        console.print(f"\nOne more and one less are under {self.policy}; changes are against the replay. {UNKNOWN}")
+        console.print(
+            f"\nOne more and one less are under {escape(self.policy)}; changes are against the replay. {UNKNOWN}"
+        )
 
     def to_json(self) -> bytes:
         """The same for programs; same input, same bytes."""
@@ -157,14 +160,8 @@ def run_what_if(
     if count < FEWEST:
         raise WhatIfError(f"{trace.name}: {count} answered requests are too few to calibrate on: {FEWEST} are needed")
     cut = int(count * LEARN)
-    first = dataclasses.replace(whole, requests=whole.requests[:cut], measured=whole.measured[:cut])
     tell(f"calibrating on {cut} of {count} requests")
-    fits = calibrate(first)
-    known = {fit.backend for fit in fits}
-    # A backend that came only later is taken to be like the one that was used most.
-    usual = max(fits, key=lambda fit: fit.requests)
-    late = sorted({m.backend for m in whole.measured} - known)
-    fits += [dataclasses.replace(usual, backend=name, requests=0) for name in late]
+    fits = calibrate(whole, cut)
     tell("replaying it as it was")
     base = replay(whole, fits)
     checks = _checks(whole, base, cut)

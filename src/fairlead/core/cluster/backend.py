@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 NO_STATS = EngineStats()
 
 Price = tuple[float, float, float, float, float, float, float, float, float, float, bool]
-"""See `State` in policies/expected_completion.py."""
+"""What a request's time on a backend depends on, as seconds per unit of what the request brings.
+
+(first-token seconds per second of prefill, stall of streams per second of prefill, decodes that get longer, own decode
+seconds per output token, prefill slowdown, decode slowdown; seconds of prefill queued, since when its head is worked
+on, most of it that may be taken for done; weight; have other balancers load here?)
+"""
 
 
 class Backend:

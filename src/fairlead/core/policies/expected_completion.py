@@ -18,7 +18,7 @@ formula comes from, what each term earns, and where it loses.
 
 from __future__ import annotations
 
-from fairlead.core.cluster.backend import Backend
+from fairlead.core.cluster.backend import Backend, Price
 from fairlead.core.cluster.costs import ATTENTION, BASE, FULL_CHUNK, KV, SEQ, TOKEN
 from fairlead.core.cluster.foreign import freshness
 from fairlead.core.model import Facts
@@ -58,7 +58,7 @@ class ExpectedCompletion:
         grown = KV * (prompt + output / 2) + SEQ  # what the request adds to every step while it decodes
         firsts: list[float] = []  # seconds to the first token
         others: list[float] = []  # seconds of everybody's time
-        rows: list[tuple[int, float, float, State]] = []
+        rows: list[tuple[int, float, float, Price]] = []
         before, own, soonest = -1, 0.0, NEVER
         for b, cached in zip(view.backends, view.cached):  # noqa: B905 -- made in line, and this is the hot path
             if cached != before:  # most candidates have the same
@@ -91,21 +91,12 @@ class ExpectedCompletion:
         )
 
 
-State = tuple[float, float, float, float, float, float, float, float, float, float, bool]
-"""What a request's time on a backend depends on, as seconds per unit of what the request brings.
-
-(first-token seconds per second of prefill, stall of streams per second of prefill, decodes that get longer, own decode
-seconds per output token, prefill slowdown, decode slowdown; seconds of prefill queued, since when its head is worked
-on, most of it that may be taken for done; weight; have other balancers load here?)
-"""
-
-
 class Terms:
     """Works out the terms of a decision when somebody asks for them."""
 
     __slots__ = ("_grown", "_output", "_price", "_rows")
 
-    def __init__(self, rows: list[tuple[int, float, float, State]], output: int, grown: float, price: float) -> None:
+    def __init__(self, rows: list[tuple[int, float, float, Price]], output: int, grown: float, price: float) -> None:
         self._rows, self._output, self._grown, self._price = rows, output, grown, price
 
     def __call__(self) -> list[tuple[float, ...]]:
@@ -119,13 +110,13 @@ class Terms:
         ]  # fmt: skip
 
 
-def _state(b: Backend) -> State:
+def _state(b: Backend) -> Price:
     """As the ledger, the readings and the learned speeds have it; kept until one of them changes."""
     b.price = state = _of(b, b.decoding, b.kv_tokens, len(b.unstarted))
     return state
 
 
-def _of(b: Backend, decoding: float, kv_tokens: float, waiting: float) -> State:
+def _of(b: Backend, decoding: float, kv_tokens: float, waiting: float) -> Price:
     step = BASE + KV * kv_tokens + SEQ * decoding
     slow, pace = b.prefill_slowdown * b.overdue, b.decode_slowdown * b.overdue
     since = most = 0.0
@@ -138,7 +129,7 @@ def _of(b: Backend, decoding: float, kv_tokens: float, waiting: float) -> State:
     )  # fmt: skip
 
 
-def _with_foreign(b: Backend, now: float, prompt: int) -> tuple[State, float]:
+def _with_foreign(b: Backend, now: float, prompt: int) -> tuple[Price, float]:
     """The same with the load of other balancers, and how many of their requests wait before ours."""
     fresh = freshness(b, now)
     running, waiting = fresh * b.foreign_running, fresh * b.foreign_waiting

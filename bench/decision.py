@@ -1,7 +1,7 @@
 """How long does one decision take? Every policy, over 2 to 1,000 backends with requests in flight.
 
 A decision here is what a request pays: candidates, estimate, look-up in the prefix index, policy, lease opened and
-closed again, the prompt's blocks put on the shelf. Prompts have about 30,000 tokens (54 blocks); each shares its
+closed again, the prompt's blocks put on the shelf. Prompts have about 30,000 tokens (35 blocks); each shares its
 first half with 31 others, which are spread over the fleet. Hashing the prompt is not part of it: see bench.hotpath.
 Run: python -m bench.decision
 """

@@ -1,7 +1,7 @@
 """The prefix index against a reference that keeps whole texts, and its bounds.
 
 The reference is a list per shelf: every beginning of a prompt that is thought cached, as text, oldest use first. It
-knows no hashes, no bit masks and no batches.
+knows no hashes, no bit masks and no batches: the shelves are so small here that every prompt is a batch of its own.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairlead.core.cluster import prefix
-from fairlead.core.cluster.prefix import ENTRY_BYTES, MAX_BLOCKS, SLACK, PrefixIndex, Shelf
+from fairlead.core.cluster.prefix import ENTRY_BYTES, MAX_BLOCKS, PrefixIndex, Shelf
 
 ENDS = (2, 4, 6, 10, 14, 22)  # like the wire's: fine where prompts begin, coarser later, and not without end
 EVEN = tuple(range(1_000, 3_000_000, 1_000))
 SHELVES = 4
+LIMIT = 60  # bytes: no text is smaller than a batch
 
 
 def cut(text: str, ends: Sequence[int] = ENDS) -> list[str]:
@@ -42,7 +43,7 @@ class Reference:
 
     def __init__(self) -> None:
         self.entries: list[tuple[str, int]] = []  # (beginning, or "" for output; bytes), oldest use first
-        self.limit = 10**9
+        self.limit = LIMIT
 
     @property
     def used(self) -> int:
@@ -54,13 +55,10 @@ class Reference:
         fresh = [("", output)] if output else []
         fresh += list(zip(parts, sizes, strict=True))[::-1]
         self.entries = [entry for entry in self.entries if entry[0] not in parts] + fresh
-        if self.used > self.limit or len(self.entries) > most:
-            self.trim(most)
+        self.trim(most)
 
     def trim(self, most: int) -> None:
-        while self.entries and (
-            self.used > self.limit - self.limit // SLACK or len(self.entries) > most - most // SLACK
-        ):
+        while self.entries and (self.used > self.limit or sum(bool(part) for part, _ in self.entries) > most):
             self.entries.pop(0)
 
     def match(self, text: str) -> int:
@@ -73,11 +71,11 @@ class Reference:
         return longest
 
 
-texts = st.text("ab", min_size=1, max_size=26)
+texts = st.text("ab", min_size=3, max_size=26)
 operations = st.lists(
     st.one_of(
         st.tuples(st.just("send"), st.integers(0, SHELVES - 1), texts, st.integers(0, 5)),
-        st.tuples(st.just("limit"), st.integers(0, SHELVES - 1), st.integers(0, 90), st.just(0)),
+        st.tuples(st.just("limit"), st.integers(0, SHELVES - 1), st.integers(0, LIMIT), st.just(0)),
         st.tuples(st.just("clear"), st.integers(0, SHELVES - 1), st.just(0), st.just(0)),
         st.tuples(st.just("leave"), st.integers(0, SHELVES - 1), st.just(0), st.just(0)),
     ),
@@ -89,15 +87,25 @@ def consistent(index: PrefixIndex, shelves: Sequence[Shelf]) -> None:
     """The table has exactly the blocks of the shelves, and sizes add up."""
     expected: dict[int, int] = {}
     for shelf in shelves:
-        assert shelf.used == sum(shelf.blocks.values())
+        sizes: dict[int, int] = {}  # block -> bytes, from the lists of the batches that used it last
+        listed = 0
+        for batch in shelf.batches:
+            for blocks, first, ends, end in batch.entries:
+                listed += len(blocks)
+                for i, block in enumerate(blocks, first):
+                    if shelf.blocks.get(block) == batch.number:
+                        assert block not in sizes, "a block stands once in the batch that used it last"
+                        sizes[block] = min(ends[i], end) - (ends[i - 1] if i else 0)
+        assert sizes.keys() == shelf.blocks.keys()
+        assert listed == shelf.listed
+        assert shelf.used == sum(sizes.values()) + sum(batch.output for batch in shelf.batches)
         for block in shelf.blocks:
-            if block >= 0:
-                expected[block] = expected.get(block, 0) | shelf.bit
+            expected[block] = expected.get(block, 0) | shelf.bit
     assert index._holders == expected
     assert index.blocks == len(expected)
 
 
-@given(operations, st.lists(texts, min_size=1, max_size=6), st.sampled_from([12, 40, MAX_BLOCKS]))
+@given(operations, st.lists(texts, min_size=1, max_size=6), st.sampled_from([12, 32, MAX_BLOCKS]))
 @settings(max_examples=200, deadline=None)
 def test_the_index_knows_what_the_reference_knows(
     script: list[tuple[str, int, str | int, int]], asked: list[str], most: int
@@ -108,7 +116,7 @@ def test_the_index_knows_what_the_reference_knows(
         shelves = [index.shelf() for _ in range(SHELVES)]
         references = [Reference() for _ in range(SHELVES)]
         for shelf in shelves:
-            shelf.limit = 10**9
+            shelf.limit = LIMIT
         for what, i, value, output in script:
             shelf, reference = shelves[i], references[i]
             if what == "send":
@@ -130,13 +138,12 @@ def test_the_index_knows_what_the_reference_knows(
                     index.retire(shelf)
                     shelves[i] = index.shelf()
                     assert shelves[i].bit == shelf.bit, "a slot given back is used again"
-                references[i].limit = shelves[i].limit
+                shelves[i].limit = references[i].limit
             consistent(index, shelves)
             assert all(shelf.used <= shelf.limit and len(shelf.blocks) <= most for shelf in shelves)
-            kept = [max(block, -1) for block in shelves[i].blocks]
-            wanted_order = [int.from_bytes(part.encode(), "big") if part else -1 for part, _ in references[i].entries]
-            assert kept == wanted_order, "what was used last is forgotten last"
-            assert list(shelves[i].blocks.values()) == [size for _, size in references[i].entries]
+            parts = {int.from_bytes(part.encode(), "big") for part, _ in references[i].entries if part}
+            assert shelves[i].blocks.keys() == parts
+            assert shelves[i].used == references[i].used
         for text in asked:
             found = index.match(chain(text), ENDS, len(text))
             wanted = {s.bit: r.match(text) for s, r in zip(shelves, references, strict=True) if r.match(text)}
@@ -144,6 +151,44 @@ def test_the_index_knows_what_the_reference_knows(
             for shelf in shelves:  # of a prompt it has a beginning, never a later part alone
                 has = [block in shelf.blocks for block in chain(text)]
                 assert has == sorted(has, reverse=True)
+
+
+@given(st.lists(st.tuples(texts, st.integers(0, 9)), max_size=150), st.sampled_from([100, 400, 2_000]))
+@settings(max_examples=100, deadline=None)
+def test_batches_of_many_prompts_keep_what_was_used_lately(sent: list[tuple[str, int]], limit: int) -> None:
+    """What was used within the last part of the traffic that fits, less one batch and one prompt, is there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prefix, "LISTED_SPARE", 0)  # batches are tidied up all the time
+        patch.setattr(prefix, "BATCHES", 4)
+        index = PrefixIndex()
+        shelf = index.shelf()
+        shelf.limit = limit
+        for text, output in sent:
+            index.insert(shelf, chain(text), ENDS, len(cut(text)[-1]), output)
+            consistent(index, [shelf])
+            assert shelf.used <= limit
+            assert shelf.listed <= 4 * len(shelf.blocks) + 8 * len(ENDS), "old batches are tidied up"
+    room = limit - limit // 4 - 2 * (26 + 9)
+    for text, output in reversed(sent):
+        room -= len(text) + output
+        if room < 0:
+            break
+        assert index.match(chain(text), ENDS, len(text)) == {shelf.bit: len(cut(text)[-1])}
+    for text, _ in sent:
+        has = [block in shelf.blocks for block in chain(text)]
+        assert has == sorted(has, reverse=True)
+
+
+def test_answers_to_one_prompt_again_and_again_do_not_pile_up() -> None:
+    index = PrefixIndex()
+    shelf = index.shelf()
+    shelf.limit = 1_000_000
+    for _ in range(10_000):
+        index.insert(shelf, range(40), EVEN, 40_000, 200)
+    assert len(shelf.batches) < 200
+    assert len(shelf.blocks) == 40
+    assert 900_000 < shelf.used <= 1_000_000
+    consistent(index, [shelf])
 
 
 def test_the_last_block_may_be_a_part_and_counts_for_its_bytes_only() -> None:
@@ -172,7 +217,7 @@ def test_output_takes_room_and_is_forgotten_before_its_prompt() -> None:
     index.insert(shelf, chain("aaaaaa"), ENDS, 6, 10)
     assert shelf.used == 16
     index.insert(shelf, chain("bbbbbb"), ENDS, 6, 0)
-    assert shelf.used == 12
+    assert shelf.used == 20
     assert len(index.match(chain("aaaaaa"), ENDS, 6)) == 1
 
 

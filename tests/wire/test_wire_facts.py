@@ -196,7 +196,7 @@ def test_blocks_are_fine_where_prompts_begin_and_bounded_in_number() -> None:
 
 @pytest.mark.parametrize("at", [0, 3, 15, 20, 40, 90])
 def test_prompts_with_the_same_beginning_share_the_hashes_of_its_blocks(at: int) -> None:
-    base = b"".join(b"%d " % number for number in range(250_000))
+    base = b"".join(b"%d " % number for number in range(600_000))
     end = BLOCK_ENDS[at]
     one, two = blocks_of(base[:end] + b"A" * 100), blocks_of(base[:end] + b"B" * 100)
     assert one[: at + 1] == two[: at + 1]
@@ -239,5 +239,5 @@ def test_the_next_turn_of_a_conversation_begins_with_the_hashes_of_the_last() ->
     more = [*said, {"role": "assistant", "content": "because"}, {"role": "user", "content": "and then?"}]
     second = facts_of(path, {"model": "m", "messages": more}, True)
     whole = sum(end <= first.span - 1 for end in BLOCK_ENDS)  # the last byte of the first is its closing bracket
-    assert whole >= 8
+    assert whole >= 5
     assert first.blocks[:whole] == second.blocks[:whole]

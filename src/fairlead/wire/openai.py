@@ -19,15 +19,17 @@ BLOCK_ENDS: Final = tuple(
     # bytes of the prompt that each hash stands for: fine where prompts begin, coarser far into a long one
     end
     for start, stop, size in (
-        (0, 4, 256),
-        (4, 16, 1_024),
-        (16, 128, 4_096),
-        (128, 1_024, 16_384),
-        (1_024, 4_096, 65_536),
+        (0, 1, 256),
+        (1, 4, 512),
+        (4, 16, 2_048),
+        (16, 64, 4_096),
+        (64, 256, 8_192),
+        (256, 1_024, 32_768),
+        (1_024, 4_096, 131_072),
     )
     for end in range(start * 1_024 + size, stop * 1_024 + 1, size)
 )
-SAMPLE_STEP: Final = 2_048  # a long prompt is looked at once in so many bytes,
+SAMPLE_STEP: Final = 4_096  # a long prompt is looked at once in so many bytes,
 SAMPLE: Final = 192  # for so many bytes
 IMAGE_BYTES: Final = 4_000  # an inline picture counts as this many prompt bytes: about 1,000 tokens
 MAX_MODEL: Final = 512  # characters of a model's name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from importlib import import_module
+from keyword import iskeyword
 
 import click
 
@@ -15,6 +16,7 @@ COMMANDS = {
     "emulate": ("fairlead.cli.emulate", "Start emulated engines to try things on."),
     "simulate": ("fairlead.cli.simulate", "What would a policy or a fleet do with your traffic?"),
     "check": ("fairlead.cli.check", "Report every problem in a config file."),
+    "import": ("fairlead.cli.import_", "Read configuration of other tools."),
     "export": ("fairlead.cli.export", "Write configuration for other tools."),
 }
 
@@ -29,7 +31,7 @@ class LazyGroup(click.Group):
         known = COMMANDS.get(cmd_name)
         if known is None:
             return None
-        command = getattr(import_module(known[0]), cmd_name)
+        command = getattr(import_module(known[0]), f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name)
         assert isinstance(command, click.Command)
         return command
 

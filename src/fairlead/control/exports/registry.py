@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from fairlead.config.schema import Config
-from fairlead.control.exports import prometheus_rules, prometheus_scrape
+from fairlead.control.exports import nginx, prometheus_rules, prometheus_scrape
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,5 +27,6 @@ KINDS: Final = MappingProxyType[str, Kind](
     {
         "prometheus-rules": Kind("alerting rules for Prometheus", prometheus_rules.render),
         "prometheus-scrape": Kind("how Prometheus reads Fairlead's metrics", prometheus_scrape.render),
+        "nginx": Kind("the nearest that nginx can do with the same backends", nginx.render),
     }
 )

@@ -29,6 +29,17 @@ def test_a_good_file_gets_a_summary_and_status_0(tmp_path: Path) -> None:
     )
 
 
+def test_a_unix_socket_is_shown_as_it_is_written(tmp_path: Path) -> None:
+    socket = f"unix:{tmp_path}/in.sock"
+    output = run(tmp_path, f"listen: ['{socket}', 'a:1']\nbackends: unix:/run/engine.sock\n").output
+    assert output.splitlines()[1:] == [
+        f"  listen    {socket}, http://a:1",
+        "  admin     http://127.0.0.1:9900",
+        "  policy    expected_completion",
+        "  backends  unix:/run/engine.sock",
+    ]
+
+
 def test_a_long_list_of_backends_is_counted(tmp_path: Path) -> None:
     names = ", ".join(f"a:{port}" for port in range(1, 21))
     assert run(tmp_path, f"backends: [{names}]\n").output.rstrip().endswith("http://a:8 and 12 more")

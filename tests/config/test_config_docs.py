@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from fairlead.cli.check import check
 from fairlead.config import reference
-from fairlead.config.load import ERROR, parse, read_file
-from fairlead.config.schema import Policy, Recording
+from fairlead.config.load import parse, read_file
+from fairlead.config.schema import TEMPLATE_NAMES, Policy, Recording
 from fairlead.config.switch import read_switch
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
@@ -35,14 +35,22 @@ def test_there_are_examples() -> None:
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
 def test_every_example_loads_without_a_problem(tmp_path: Path, example: str) -> None:
     if "# needs: server.pem server.key" in example:
-        certificate = trustme.CA().issue_cert("server.test")
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+        certificate = authority.issue_cert("server.test")
         certificate.cert_chain_pems[0].write_to_path(tmp_path / "server.pem")
         certificate.private_key_pem.write_to_path(tmp_path / "server.key")
     file = tmp_path / "fairlead.yaml"
     file.write_text(example, encoding="utf-8")
     config, problems = read_file(file)
     assert config is not None, problems
-    assert [problem for problem in problems if problem.severity == ERROR] == []
+    assert problems == []
+
+
+def test_the_names_for_a_template_are_all_there() -> None:
+    paragraph = re.search(r"^A template may speak of (.*?)\.$", TEXT, re.DOTALL | re.MULTILINE)
+    assert paragraph is not None
+    assert tuple(re.findall(r"`\$(\w+)`", paragraph[1])) == TEMPLATE_NAMES
 
 
 def test_the_example_of_a_recording_loads() -> None:

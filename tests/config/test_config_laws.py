@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ NAMES = sorted({name for table in tables() for name in options_of(table)})
 USEFUL = [
     "127.0.0.1:1", "[::1]:0", "http://a:1", "b:2", "https://c/x", "5s", "1m", "500ms", "20%", "1MiB", "auto",
     "random", "session", "prefix_hash", "connect", "/x", "-", "text", "x", 0, 1, 2, 100, 502, 1.5, True, None,
+    "unix:/run/x", "X-A: b", "x-a", "10.0.0.0/8", "::1", "unix", "template", "$status", "b:2", "required", 1.2,
 ]  # fmt: skip
 leaves = (
     st.sampled_from(USEFUL)
@@ -55,12 +57,40 @@ GOOD: dict[str, st.SearchStrategy[Any]] = {  # for kinds without a range and wit
     "text": words,
     "token": words,
     "file": words,
-    "address": st.builds("{}:{}".format, st.sampled_from(["127.0.0.1", "[::1]", "host"]), ports),
+    "header": st.builds("{}:{}".format, words, words | st.just("  a b:c ")),
+    "header_name": words.map(str.upper),
+    "network": st.sampled_from(["10.0.0.1", "10.0.0.0/8", "172.16.0.0/255.240.0.0", "2001:DB8::/32", "::/0", "unix"]),
+    "address": st.builds("{}:{}".format, st.sampled_from(["127.0.0.1", "[::1]", "host"]), ports)
+    | words.map("unix:/run/{}".format),
     "url": st.builds(
         "{}:{}{}".format, st.sampled_from(["http://a", "b", "HTTPS://[::1]"]), ports, words.map("/".__add__)
-    ),
+    )
+    | words.map("unix:/run/{}?#@".format),
     "link": st.builds("http://{}:{}/metrics".format, words, ports),
     "http_path": words.map("/".__add__),
+}
+
+
+def _whole_config(obj: dict[str, Any]) -> dict[str, Any]:
+    backends = [{**each, "name": f"n{index}"} for index, each in enumerate(obj["backends"])]
+    routes = [{**each, "backends": f"n{index % len(backends)}"} for index, each in enumerate(obj.get("routes", []))]
+    return {**obj, "backends": backends, "routes": list({each["path"]: each for each in routes}.values())} | {
+        "trusted_proxies": list(dict.fromkeys(["unix", "::1", *obj.get("trusted_proxies", [])])), "admin": "localhost:0"
+    }  # fmt: skip
+
+
+def _one_of_each(obj: dict[str, Any], key: str) -> dict[str, Any]:
+    return {**obj, key: list({each.partition(":")[0]: each for each in obj.get(key, [])}.values())}
+
+
+# What a table needs besides good values, so that its options fit each other.
+NEEDS: dict[type[Any], Callable[[dict[str, Any]], dict[str, Any]]] = {
+    Config: _whole_config,
+    schema.Tls: lambda obj: {"client_ca": "ca.pem", **obj},
+    schema.BackendTls: lambda obj: {**obj, "key": obj.get("cert"), "cert": obj.get("cert")},
+    schema.Headers: lambda obj: _one_of_each(obj, "set"),
+    schema.Backend: lambda obj: _one_of_each(obj, "headers"),
+    schema.AccessLog: lambda obj: {**obj, "template": "$status"},
 }
 
 
@@ -88,7 +118,9 @@ def likely(table: type[Any], flaws: bool) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def fitting(table: type[Any], obj: dict[str, Any]) -> dict[str, Any]:
-    """Without the options that are meant for another `name`."""
+    """Without the options that are meant for another `name`, and with those that need each other."""
+    if table in NEEDS:
+        obj = NEEDS[table](obj)
     chosen = obj.get("name", options_of(table)["name"][1] if issubclass(table, schema.Policy) else None)
     only_for = {name: option.only_for for name, (option, _) in options_of(table).items()}
     return {name: value for name, value in obj.items() if only_for[name] in (None, chosen)}
@@ -166,6 +198,9 @@ def test_a_file_says_the_same_as_its_data(tmp_path_factory: Any, obj: dict[str, 
     obj.pop("access_log", None)  # these name files, which `parse` does not look at
     obj.pop("listen", None)
     obj.pop("recording", None)
+    obj.pop("backend_tls", None)
+    for backend in obj["backends"]:
+        backend.pop("tls", None)
     file: Path = tmp_path_factory.getbasetemp() / "same.yaml"
     file.write_text(yaml.safe_dump(obj or {"drain": 0}), encoding="utf-8")
     config, problems = read_file(file)
@@ -239,6 +274,11 @@ def test_the_json_schema_takes_good_files_and_refuses_bad_ones() -> None:
         {"backends": ["a:1", {"url": "http://b", "weight": 2}], "access_log": False, "policy": "random"},
         {"backends": ["a:1"], "listen": {"address": "[::1]:1", "tls": None}, "timeouts": None, "drain": 0},
         {"backends": ["a:1"], "retries": {"on": [502, "connect"], "budget": 0.2}, "limits": {"body": "1.5MiB"}},
+        {"backends": "unix:/run/a", "listen": ["unix:/run/x", {"address": "unix:/run/y", "http2": False}]},
+        {"backends": {"url": "https://a", "headers": "X-A: b", "tls": {"verify": False}, "backup": False}},
+        {"backends": "a:1", "routes": {"path": "/", "backends": "a:1"}, "trusted_proxies": ["10.0.0.0/8", "unix"]},
+        {"backends": "a:1", "listen": {"address": "a:1", "tls": {"cert": "c", "key": "k", "min_version": 1.3}}},
+        {"backends": "a:1", "headers": {"set": ["X-A: b"], "remove": "x-b"}},
     ]
     bad: list[dict[str, Any]] = [
         {},
@@ -248,6 +288,12 @@ def test_the_json_schema_takes_good_files_and_refuses_bad_ones() -> None:
         {"backends": ["a:1"], "timeouts": {"connect": 5}},
         {"backends": ["a:1"], "retries": {"attempts": 6}},
         {"backends": [{"weight": 1}]},
+        {"backends": "a:1", "listen": "unix:x"},
+        {"backends": "a:1", "listen": {"address": "a:1", "tls": {"cert": "c", "key": "k", "min_version": 1.1}}},
+        {"backends": "a:1", "headers": {"set": "X-A"}},
+        {"backends": "a:1", "headers": {"remove": "X A"}},
+        {"backends": "a:1", "trusted_proxies": "somewhere"},
+        {"backends": "a:1", "routes": {"backends": "a:1"}},
     ]
     for obj in good:
         assert parse(obj, "good")[0] is not None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import socket
 import textwrap
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from cryptography.hazmat.primitives import serialization
 
 from fairlead.config.load import (
     ConfigError,
+    _with_whole_paths,
     from_targets,
     load_file,
     parse,
@@ -22,7 +25,7 @@ from fairlead.config.load import (
     to_plain,
 )
 from fairlead.config.problems import WARNING, Problem
-from fairlead.config.schema import Address, Backend, Config, Listen, Policy, Recording, Shadow
+from fairlead.config.schema import Address, Backend, Certificate, Config, Listen, Policy, Recording, Shadow
 
 ONE = "backends: [http://a:1]\n"
 
@@ -158,6 +161,10 @@ def test_the_command_line_wins_over_the_file_and_its_problems_say_so(tmp_path: P
         ("command line", "listen", None),
         ("command line", "access_log.format", None),
     ]
+    _, problems = read_file(file, {"access_log.format": "template"})  # a good word, but the file has no template
+    assert [(problem.source, problem.path, problem.line) for problem in problems] == [
+        ("command line", "access_log.format", None)
+    ]
 
 
 def test_a_missing_file_a_directory_and_impossible_names_get_one_clear_sentence(tmp_path: Path) -> None:
@@ -228,6 +235,100 @@ def test_certificate_and_key_must_be_there_and_belong_together(tmp_path: Path) -
         config, problems = read_file(tls_config(tmp_path, cert, key_name))
         assert config is None
         assert [(problem.path, problem.message) for problem in problems] == [(path, message)]
+
+
+def test_every_file_is_meant_from_where_the_config_lies_and_nothing_else_changes(tmp_path: Path) -> None:
+    text = """
+        listen:
+          - address: 127.0.0.1:1
+            tls: {cert: c.pem, key: k.pem, more: [{cert: d.pem, key: l.pem}], min_version: 1.3, client_ca: ca.pem,
+                  client_certs: optional}
+            http2: false
+            proxy_protocol: true
+          - 127.0.0.1:2
+        trusted_proxies: 10.0.0.0/8
+        backends:
+          - {url: "https://a", tls: {ca: /etc/ca.pem, cert: c.pem, key: k.pem, server_name: b}, headers: "X-A: b"}
+          - {url: "http://a:1", backup: true, health_path: /ok}
+        backend_tls: {ca: ca.pem, verify: false}
+        access_log: {format: template, template: $status, path: a.log}
+    """
+    file = write(tmp_path, text)
+    read, _ = parse(yaml.safe_load(textwrap.dedent(text)), "f")
+    assert read is not None
+    found = _with_whole_paths(read, file.parent)
+    here, listen, backend = tmp_path, read.listen[0], read.backends[0]
+    assert listen.tls is not None and backend.tls is not None
+    more = (Certificate(cert=f"{here}/d.pem", key=f"{here}/l.pem"),)
+    tls = dataclasses.replace(
+        listen.tls, cert=f"{here}/c.pem", key=f"{here}/k.pem", more=more, client_ca=f"{here}/ca.pem"
+    )
+    backend_tls = dataclasses.replace(backend.tls, cert=f"{here}/c.pem", key=f"{here}/k.pem")
+    assert found == dataclasses.replace(
+        read,
+        listen=(dataclasses.replace(listen, tls=tls), read.listen[1]),
+        backends=(dataclasses.replace(backend, tls=backend_tls), read.backends[1]),
+        backend_tls=dataclasses.replace(read.backend_tls, ca=f"{here}/ca.pem"),
+        access_log=dataclasses.replace(read.access_log, path=f"{here}/a.log"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        ("listen: {address: 'a:1', tls: {cert: one.pem, key: one.key, more: {cert: no.pem, key: two.key}}}",
+         "listen.tls.more.cert", "'{}/no.pem' is not there"),
+        ("listen: {address: 'a:1', tls: {cert: one.pem, key: one.key, more: [{cert: two.pem, key: two.key}, "
+         "{cert: one.pem, key: two.key}]}}", "listen.tls.more[1]", "the key does not belong to the certificate"),
+        ("listen: [{address: 'a:1', tls: {cert: one.pem, key: one.key, client_certs: required, client_ca: no.pem}}]",
+         "listen[0].tls.client_ca", "'{}/no.pem' is not there"),
+        ("listen: {address: 'a:1', tls: {cert: one.pem, key: one.key, client_certs: required, client_ca: one.key}}",
+         "listen.tls.client_ca", "'{}/one.key' holds no certificate in PEM form"),
+        ("backend_tls: {ca: no.pem}", "backend_tls.ca", "'{}/no.pem' is not there"),
+        ("backend_tls: {ca: empty.pem}", "backend_tls.ca", "'{}/empty.pem' holds no certificate in PEM form"),
+        ("backend_tls: {ca: .}", "backend_tls.ca", "'{}' is a directory, not a file"),
+        ("backend_tls: {cert: one.pem, key: no.key}", "backend_tls.key", "'{}/no.key' is not there"),
+        ("backend_tls: {cert: one.pem, key: two.key}", "backend_tls", "the key does not belong to the certificate"),
+        ("backends: [{url: 'https://a', tls: {ca: no.pem}}]", "backends[0].tls.ca", "'{}/no.pem' is not there"),
+        ("backends: {url: 'https://a', tls: {ca: no.pem}}", "backends.tls.ca", "'{}/no.pem' is not there"),
+        ("backends: ['b:1', {url: 'https://a', tls: {cert: two.pem, key: one.key}}]", "backends[1].tls",
+         "the key does not belong to the certificate"),
+        ("listen: 'unix:{}/one.pem'", "listen", "'{}/one.pem' is there, and is no socket"),
+        ("listen: ['unix:{}/no/x', 'a:1']", "listen[0]", "the directory '{}/no' is not there"),
+        (f"access_log: {{path: {'x' * 300}/a}}", "access_log.path", f"the directory '{{}}/{'x' * 300}' is not there"),
+    ],
+)  # fmt: skip
+def test_every_file_must_be_there_and_be_what_it_is_named_for(
+    tmp_path: Path, text: str, path: str, message: str
+) -> None:
+    tls_files(tmp_path)
+    (tmp_path / "empty.pem").write_text("")
+    file = write(tmp_path, text.replace("{}", str(tmp_path)) + ("" if "backends:" in text else f"\n{ONE}"))
+    config, problems = read_file(file)
+    assert config is None
+    assert [(problem.path, problem.message) for problem in problems] == [(path, message.format(tmp_path))]
+
+
+def test_certificates_of_all_kinds_are_taken_when_they_are_good(tmp_path: Path) -> None:
+    tls_files(tmp_path)
+    file = write(
+        tmp_path,
+        """\
+        listen:
+          address: a:1
+          tls: {cert: one.pem, key: one.key, more: {cert: two.pem, key: two.key}, client_ca: one.pem,
+                client_certs: required}
+        backend_tls: {ca: one.pem, cert: two.pem, key: two.key}
+        backends: {url: "https://a", tls: {ca: two.pem, cert: one.pem, key: one.key}}
+        """,
+    )
+    assert read_file(file)[1] == []
+
+
+def test_a_socket_that_is_there_already_is_no_problem(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(f"{tmp_path}/x.sock")
+    assert read_file(write(tmp_path, ONE + f"listen: unix:{tmp_path}/x.sock"))[1] == []
 
 
 def test_the_folder_of_the_access_log_must_be_there(tmp_path: Path) -> None:

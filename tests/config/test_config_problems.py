@@ -33,12 +33,76 @@ def said(problems: list[Problem]) -> list[str]:
         ("listen: ::1:8080", "1: listen: expected HOST:PORT, got '::1:8080' "
          "(an IPv6 host stands in brackets, such as [::1]:8080)"),
         ("listen: localhost", "1: listen: expected HOST:PORT, got 'localhost' (write localhost:8080)"),
-        ("listen: unix:/x", "1: listen: expected HOST:PORT, got 'unix:/x' (unix sockets are not supported)"),
+        ("listen: /run/x.sock", "1: listen: expected HOST:PORT, got '/run/x.sock' "
+         "(for a Unix socket write unix:/run/x.sock)"),
+        ("listen: unix:x.sock", "1: listen: expected unix: and the absolute path of a socket file, "
+         "got 'unix:x.sock' (such as unix:/run/fairlead.sock)"),
+        ("listen: unix:/run/", "1: listen: expected unix: and the absolute path of a socket file, "
+         "got 'unix:/run/' (such as unix:/run/fairlead.sock)"),
+        ("listen: 'unix:8080'", "1: listen: expected unix: and the absolute path of a socket file, "
+         "got 'unix:8080' (such as unix:/run/fairlead.sock)"),
+        ("listen: unix://run/./a/../x.sock", "1: listen: expected a socket path without //, . and .., "
+         "got 'unix://run/./a/../x.sock' (write unix:/run/x.sock)"),
+        (f"listen: unix:/{'x' * 107}", "1: listen: expected a socket path of at most 107 bytes (the system's limit), "
+         f"got 'unix:/{'x' * 74}...'"),
+        ("listen: [unix:/tmp, 'a:1']", "1: listen[0]: '/tmp' is a directory (name a file in it)"),
+        ("listen: unix:/nowhere/x.sock", "1: listen: the directory '/nowhere' is not there (create it)"),
+        ("admin: unix:/tmp/x.sock", "1: admin: expected HOST:PORT, got 'unix:/tmp/x.sock' (the admin API is for "
+         "browsers and Prometheus, which know no Unix sockets; write 127.0.0.1:9900)"),
         ("listen: a:99999", "1: listen: expected HOST:PORT, got 'a:99999' (a port is at most 65535)"),
         ("listen: 1.2.3:80", "1: listen: expected HOST:PORT with a valid IPv4 address, got '1.2.3:80'"),
         ("listen: []", "1: listen: expected at least one, got an empty list (where clients are served)"),
-        ("listen: {http2: true, address: 'a:1'}", "1: listen.http2: unknown key 'http2' "
-         "(known here: address, tls)"),
+        ("listen: {http3: true, address: 'a:1'}", "1: listen.http3: unknown key 'http3' "
+         "(did you mean 'http2'?)"),
+        ("listen: {quic: true, address: 'a:1'}", "1: listen.quic: unknown key 'quic' "
+         "(known here: address, tls, http2, proxy_protocol)"),
+        ("backend_tls: {server_name: 'a b'}", "1: backend_tls.server_name: expected a name of letters, digits "
+         "and dashes, such as x-session-id, got 'a b'"),
+        ("headers: {set: {X-A: b}}", "1: headers.set: expected a header as `Name: value`, got a table "
+         "(put it in quotes)"),
+        ("headers: {set: [X-A: b]}", "1: headers.set[0]: expected a header as `Name: value`, got a table "
+         "(put it in quotes)"),
+        ("headers: {set: 'X A: b'}", "1: headers.set: expected a header as `Name: value`, got other text"),
+        ("headers: {set: X-A}", "1: headers.set: expected a header as `Name: value`, got other text"),
+        ("headers: {set: 5}", "1: headers.set: expected a header as `Name: value`, got 5"),
+        ("headers: {set: 'X-A: \u00e4'}", "1: headers.set: expected a header as `Name: value` of printable ASCII, "
+         "at most 1000 characters, got 'X-A: ...'"),
+        ("headers: {set: \"X-A: b\\r\\nX-B: c\"}", "1: headers.set: expected a header as `Name: value` of "
+         "printable ASCII, at most 1000 characters, got 'X-A: ...'"),
+        (f"headers: {{set: 'X-A: {'b' * 996}'}}", "1: headers.set: expected a header as `Name: value` of "
+         "printable ASCII, at most 1000 characters, got 'X-A: ...'"),
+        ("headers: {set: 'Content-Length: 5'}", "1: headers.set: expected a header that is not Fairlead's own "
+         "to write, got 'Content-Length: ...' (leave Content-Length away)"),
+        ("headers: {set: ['X-A: b', 'X-A: b']}", "1: headers.set[1]: 'X-A: ...' is listed twice "
+         "(keep one of them)"),
+        ("headers: {remove: [Connection]}", "1: headers.remove[0]: expected a header that is not Fairlead's own "
+         "to write, got 'Connection' (leave Connection away)"),
+        ("headers: {remove: 'X A'}", "1: headers.remove: expected a name of letters, digits and dashes, "
+         "such as x-session-id, got 'X A'"),
+        ("headers: {remove: [X-A, x-a]}", "1: headers.remove[1]: 'x-a' is listed twice (keep one of them)"),
+        ("trusted_proxies: 10.0.0.1/8", "1: trusted_proxies: expected an address or a network such as 10.0.0.0/8, "
+         "or unix, got '10.0.0.1/8' (write 10.0.0.0/8, or 10.0.0.1 for the one)"),
+        ("trusted_proxies: [10.0.0.0/33]", "1: trusted_proxies[0]: expected an address or a network such as "
+         "10.0.0.0/8, or unix, got '10.0.0.0/33'"),
+        ("trusted_proxies: [proxy.local]", "1: trusted_proxies[0]: expected an address or a network such as "
+         "10.0.0.0/8, or unix, got 'proxy.local'"),
+        ("trusted_proxies: [10]", "1: trusted_proxies[0]: expected an address or a network such as 10.0.0.0/8, "
+         "or unix, got 10"),
+        ("trusted_proxies: ['fe80::1%eth0']", "1: trusted_proxies[0]: expected an address or a network such as "
+         "10.0.0.0/8, or unix, got 'fe80::1%eth0' (write fe80::1)"),
+        ("trusted_proxies: [10.0.0.1, 10.0.0.1/32]", "1: trusted_proxies[1]: '10.0.0.1/32' is listed twice "
+         "(keep one of them)"),
+        ("routes: {path: v1, backends: 'a:1'}", "1: routes.path: expected a path that begins with /, got 'v1' "
+         "(write /v1)"),
+        ("routes: [{path: /v1/, backends: []}]", "1: routes[0].backends: expected at least one, got an empty list "
+         "(names of backends)"),
+        ("routes: [{path: /v1/}]", "1: routes[0].backends: required, but not there (names of backends)"),
+        ("routes: [/v1/]", "1: routes[0]: expected a table of options, got '/v1/' "
+         "(known here: path, backends, strip)"),
+        ("limits: {streams: 0}", "1: limits.streams: expected a whole number from 1 to 10000, got 0"),
+        ("limits: {body_memory: 1KiB}", "1: limits.body_memory: expected a size from 1MiB to 1048576GiB, got '1KiB'"),
+        ("access_log: {format: combned}", "1: access_log.format: expected one of text, json, combined, template, "
+         "got 'combned' (did you mean 'combined'?)"),
         ("listen: ['a:1', 'a:1']", "1: listen[1]: a:1 is already listen[0] (choose another port)"),
         ("listen: ['0.0.0.0:1', 'a:1']", "1: listen[1]: a:1 overlaps with 0.0.0.0:1 of listen[0] "
          "(choose another port)"),
@@ -72,7 +136,7 @@ def said(problems: list[Problem]) -> list[str]:
          "(leave the key out to get the default)"),
         ("timeouts: {idle: .nan}", "1: timeouts.idle: expected a number, got '.nan' (write a plain number)"),
         ("timeouts: 5s", "1: timeouts: expected a table of options, got '5s' (known here: connect, "
-         "first_byte, idle, client_header, client_body, client_idle, client_write)"),
+         "first_byte, idle, send, handshake, client_header, client_body, client_idle, client_write)"),
         ("\n\ntimeout: {connect: 5s}", "3: timeout: unknown key 'timeout' (did you mean 'timeouts'?)"),
         ("connect: 5s", "1: connect: unknown key 'connect' ('connect' belongs under 'timeouts')"),
         ("health: {backends: 1}", "1: health.backends: unknown key 'backends' "
@@ -116,7 +180,22 @@ def test_a_bad_option_is_named_with_its_place_and_the_next_step(tmp_path: Path, 
         ("gpu1", "backends[1]: expected http:// or https://, got 'gpu1' (write http://gpu1:8000)"),
         ({"url": 5}, "backends[1].url: expected http:// or https://, got 5"),
         ({"weight": 1}, "backends[1].url: required, but not there "
-         "(base URL, http:// or https://; HOST:PORT alone means http://)"),
+         "(base URL, http:// or https://; HOST:PORT alone means http://; unix:/PATH for a socket file)"),
+        ("/run/b.sock", "backends[1]: expected http:// or https://, got '/run/b.sock' "
+         "(for a Unix socket write unix:/run/b.sock)"),
+        ("http://unix:/run/b.sock:/v1/", "backends[1]: expected http:// or https://, "
+         "got 'http://unix:/run/b.sock:/v1/' (for a Unix socket write unix:/run/b.sock)"),
+        ("unix:b.sock", "backends[1]: expected unix: and the absolute path of a socket file, got 'unix:b.sock' "
+         "(such as unix:/run/fairlead.sock)"),
+        ({"url": "b:1", "metrics_url": "unix:/x"}, "backends[1].metrics_url: expected http:// or https://, "
+         "got 'unix:/x'"),
+        ({"url": "b:1", "headers": "Authorization Bearer secret"}, "backends[1].headers: expected a header as "
+         "`Name: value`, got other text"),
+        ({"url": "b:1", "headers": ["Host: secret"]}, "backends[1].headers[0]: expected a header that is not "
+         "Fairlead's own to write, got 'Host: ...' (leave Host away)"),
+        ({"url": "b:1", "backup": "yes"}, "backends[1].backup: expected true or false, got 'yes'"),
+        ({"url": "https://b:1", "tls": {"verfy": False}}, "backends[1].tls.verfy: unknown key 'verfy' "
+         "(did you mean 'verify'?)"),
         ("http://b:1?key=secret", "backends[1]: expected a URL without ? and #, got 'http://b:1?...' "
          "(leave everything from the ? or # on away)"),
         ("http://me:secret@b:1", "backends[1]: expected a URL without a user name, got 'http://...@b:1' "
@@ -134,7 +213,7 @@ def test_a_bad_option_is_named_with_its_place_and_the_next_step(tmp_path: Path, 
         ({"url": "b:1", "max_fails": 2}, "backends[1].max_fails: unknown key 'max_fails' "
          "('max_fails' belongs under 'health')"),
         ({"url": "b:1", 7: 2}, "backends[1].'7': unknown key '7' (known here: url, name, weight, "
-         "max_connections, engine, models, metrics_url, health_path)"),
+         "max_connections, backup, down, engine, models, metrics_url, health_path, tls, headers)"),
         ({"url": "b:1", "weight": 0}, "backends[1].weight: expected a number from 0.001 to 1000, got 0"),
         ({"url": "b:1", "weight": "2"}, "backends[1].weight: expected a number, got '2' "
          "(write 2 without quotes)"),
@@ -155,7 +234,7 @@ def test_a_bad_option_is_named_with_its_place_and_the_next_step(tmp_path: Path, 
         ({"url": "b:1", "health_path": "ok"}, "backends[1].health_path: expected a path that begins with /, "
          "got 'ok' (write /ok)"),
         (["b:1"], "backends[1]: expected a table of options, got a list (known here: url, name, weight, "
-         "max_connections, engine, models, metrics_url, health_path)"),
+         "max_connections, backup, down, engine, models, metrics_url, health_path, tls, headers)"),
         (None, "backends[1]: expected http:// or https://, got null"),
     ],
 )  # fmt: skip

@@ -14,7 +14,7 @@ import click
 
 from fairlead.config.json_schema import json_schema
 from fairlead.config.load import ERROR, Problem, read_file
-from fairlead.config.schema import Config
+from fairlead.config.schema import Config, Listen
 
 MOST_NAMES = 8
 """Backends named in the summary; the rest is counted."""
@@ -69,13 +69,18 @@ def _as_json(config: Config | None, problems: list[Problem], errors: int) -> dic
 
 
 def _summary(config: Config) -> dict[str, str | list[str]]:
-    listen = [f"{'https' if item.tls else 'http'}://{item.address}" for item in config.listen]
     return {
-        "listen": listen,
+        "listen": [_where(item) for item in config.listen],
         "admin": f"http://{config.admin}",
         "policy": config.policy.name,
         "backends": [backend.url for backend in config.backends],
     }
+
+
+def _where(listen: Listen) -> str:
+    if listen.address.path:  # as `fairlead serve` says it; http:// would make a host of "unix"
+        return str(listen.address)
+    return f"{'https' if listen.tls else 'http'}://{listen.address}"
 
 
 def _listed(items: list[str]) -> str:

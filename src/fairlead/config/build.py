@@ -7,11 +7,9 @@ fleet; then the admin listener, then the data listeners. Stopping goes the other
 from __future__ import annotations
 
 import asyncio
-import errno
 import functools
 import logging
 import random
-import ssl
 from dataclasses import dataclass
 from time import monotonic
 
@@ -19,10 +17,11 @@ import aiohttp
 import msgspec
 
 from fairlead.config import schema
-from fairlead.config.schema import Backend, Config, Tls
+from fairlead.config.schema import Backend, Config, Limits, Listen
 from fairlead.config.switch import read_switch
 from fairlead.control.access_log import AccessLog
 from fairlead.control.admin import Admin
+from fairlead.control.log_formats import renderer
 from fairlead.control.metrics import MetricsPage
 from fairlead.control.notices import Notices
 from fairlead.control.recorder import Recorder
@@ -35,8 +34,12 @@ from fairlead.core.policies.registry import make
 from fairlead.core.retry import RetryRules
 from fairlead.core.view import Policy
 from fairlead.feeds.watch import Watch, WatchSettings
+from fairlead.proxy.forwarded import Forwarding
+from fairlead.proxy.listener import Listener, ListenSettings, why_not
 from fairlead.proxy.pool import Pool
-from fairlead.proxy.service import LimitSettings, Service, TimeoutSettings
+from fairlead.proxy.service import LimitSettings, Route, Service, TimeoutSettings
+from fairlead.proxy.sockets import fitting_connections, raise_descriptor_limit
+from fairlead.proxy.tls import ClientTls, Pair, Rotation, ServerTls, TlsProblem
 
 log = logging.getLogger("fairlead")
 
@@ -85,20 +88,30 @@ def make_balancer(config: Config, rng: random.Random) -> Balancer:
             weight=backend.weight,
             max_connections=backend.max_connections,
             models=frozenset(backend.models) if backend.models else None,
+            backup=backend.backup,
+            enabled=not backend.down,
         )
     return balancer
 
 
-def server_context(tls: Tls) -> ssl.SSLContext:
-    """TLS for a listener: 1.2 or newer. ssl.SSLError or OSError when the files are no good."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    context.load_cert_chain(tls.cert, tls.key)
-    return context
+def server_tls(listen: Listen) -> ServerTls | None:
+    """How a listener speaks TLS; None: it does not."""
+    tls = listen.tls
+    if tls is None:
+        return None
+    pairs = tuple(Pair(each.cert, each.key) for each in (tls, *tls.more))
+    return ServerTls(pairs, tls.min_version, tls.client_ca, tls.client_certs, listen.http2)
 
 
-def _watch_settings(config: Config, backend: Backend) -> WatchSettings:
+def client_tls(config: Config, backend: Backend) -> ClientTls | None:
+    """How a backend is spoken to with TLS; None: it is not."""
+    if not backend.url.startswith("https:"):
+        return None
+    tls = backend.tls or config.backend_tls
+    return ClientTls(tls.verify, tls.ca, tls.server_name, tls.cert, tls.key)
+
+
+def _watch_settings(config: Config, backend: Backend, rotation: Rotation | None) -> WatchSettings:
     path = backend.health_path or config.health.path
     return WatchSettings(
         health_path=None if path == "auto" else path,
@@ -110,7 +123,30 @@ def _watch_settings(config: Config, backend: Backend) -> WatchSettings:
         metrics_url=backend.metrics_url,
         engine=None if backend.engine == "auto" else backend.engine,
         models=frozenset(backend.models) if backend.models else None,
+        server_name=(backend.tls or config.backend_tls).server_name if rotation is not None else None,
+        context=(lambda: rotation.context) if rotation is not None else None,
     )
+
+
+def _headers(config: Config, backend: Backend) -> list[str]:
+    """Header lines that it gets from us; its own replace those of all."""
+    own = {line.partition(":")[0].lower() for line in backend.headers}
+    return [line for line in config.headers.set if line.partition(":")[0].lower() not in own] + list(backend.headers)
+
+
+def _connections(config: Config, descriptors: int) -> int:
+    """How many client connections to allow: as configured, or what this process has file descriptors for."""
+    wanted = config.limits.connections
+    fitting = fitting_connections(wanted, descriptors, len(config.backends))
+    if fitting < wanted:
+        usual = wanted == Limits().connections  # nobody asked for so many
+        log.log(
+            logging.DEBUG if usual else logging.WARNING,
+            "limits.connections: lowered from %d to %d, as this process may open %d files (ulimit -Hn) and each "
+            "client connection can need one more to a backend",
+            wanted, fitting, descriptors,
+        )  # fmt: skip
+    return fitting
 
 
 def _url(host: str, port: int, tls: bool) -> str:
@@ -130,6 +166,7 @@ class App:
         sinks = [self.access_log, self.recording.take if self.recording is not None else None]
         self.recorder = Recorder(self.balancer, *[sink for sink in sinks if sink is not None])
         timeouts, limits = config.timeouts, config.limits
+        descriptors = raise_descriptor_limit()
         self.service = Service(
             loop=loop,
             balancer=self.balancer,
@@ -142,11 +179,23 @@ class App:
                 client_body=timeouts.client_body,
                 client_idle=timeouts.client_idle,
                 client_write=timeouts.client_write,
+                send=timeouts.send,
+                handshake=timeouts.handshake,
             ),
-            limits=LimitSettings(limits.body, limits.head, limits.headers, limits.connections),
+            limits=LimitSettings(
+                body=limits.body,
+                head=limits.head,
+                headers=limits.headers,
+                connections=_connections(config, descriptors),
+                streams=limits.streams,
+                body_memory=limits.body_memory,
+            ),
             models_body=self._models_body,
             hash_prompts=self.recording is not None,
+            routes=[Route(r.path.encode(), frozenset(r.backends), r.strip) for r in config.routes],
+            forwarding=Forwarding(config.trusted_proxies, enabled=config.forwarded),
         )
+        self.service.descriptors = descriptors
         self.switching = Switching(
             config.policy,
             config.shadow,
@@ -184,7 +233,7 @@ class App:
         if not log.enabled:
             return None, taken
         try:
-            return AccessLog(log.path, log.format, self.clock), taken
+            return AccessLog(log.path, renderer(log.format, log.template), self.clock), taken
         except OSError as problem:
             if taken is not None:
                 taken.close()
@@ -195,12 +244,14 @@ class App:
     async def start(self) -> Bound:
         """Start everything. StartError when an address cannot be had."""
         config = self.config
-        tls_out = ssl.create_default_context() if any(b.url.startswith("https") for b in config.backends) else None
+        listeners = [self._listener(listen) for listen in config.listen]
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, limit_per_host=8, keepalive_timeout=4.0),
             headers={"User-Agent": "fairlead"},
         )
         for backend in config.backends:
+            tls = client_tls(config, backend)
+            rotation = self._backend_context(backend, tls) if tls is not None else None
             self.service.pools[backend.name] = Pool(
                 backend.name,
                 backend.url,
@@ -208,12 +259,15 @@ class App:
                 requests=config.keepalive.requests,
                 timeout=config.keepalive.timeout,
                 via=self.service.via,
-                tls=tls_out,
+                headers=_headers(config, backend),
+                drop=config.headers.remove,
+                tls=rotation,
+                server_name=tls.server_name if tls is not None else None,
             )
             self.watches[backend.name] = Watch(
                 backend.name,
                 backend.url,
-                _watch_settings(config, backend),
+                _watch_settings(config, backend, rotation),
                 self.balancer,
                 self._session,
                 self.clock,
@@ -234,18 +288,38 @@ class App:
         try:
             admin = _url(*await self._admin.listen(config.admin), tls=False)
         except OSError as problem:
-            raise StartError(_taken("admin", str(config.admin), problem)) from None
-        data = []
-        for listen in config.listen:
-            try:
-                context = server_context(listen.tls) if listen.tls else None
-                bound = await self.service.listen(listen.address.host, listen.address.port, context)
-            except ssl.SSLError as problem:
-                raise StartError(f"listen {listen.address}: certificate and key cannot be used: {problem}") from None
-            except OSError as problem:
-                raise StartError(_taken("listen", str(listen.address), problem)) from None
-            data.append(_url(*bound, tls=listen.tls is not None))
+            raise StartError(f"admin {config.admin}: {why_not(problem, config.admin.path, 'admin')}") from None
+        data = [await self._open(listener, listen) for listener, listen in zip(listeners, config.listen, strict=True)]
+        self.service.rotations.start()
         return Bound(tuple(data), admin)
+
+    def _backend_context(self, backend: Backend, tls: ClientTls) -> Rotation:
+        if not tls.verify:
+            log.warning(
+                "backend %s is not verified (tls.verify: false): anybody on the way can pose as it", backend.name
+            )
+        try:
+            return self.service.rotations.client(f"TLS with backend {backend.name}", tls)
+        except TlsProblem as problem:
+            raise StartError(f"backend {backend.name}: {problem}") from None
+
+    def _listener(self, listen: Listen) -> Listener:
+        """A listener with its certificates, not yet open."""
+        address, tls = listen.address, server_tls(listen)
+        settings = ListenSettings(address.host, address.port, address.path, listen.http2, listen.proxy_protocol)
+        try:
+            rotation = self.service.rotations.server(f"listen {address}", tls) if tls is not None else None
+        except TlsProblem as problem:
+            raise StartError(f"listen {address}: {problem}") from None
+        return Listener(self.service, settings, rotation)
+
+    async def _open(self, listener: Listener, listen: Listen) -> str:
+        """Begin to serve on it; its URL."""
+        self.service.listeners.append(listener)
+        try:
+            return await listener.open()
+        except OSError as problem:
+            raise StartError(f"listen {listen.address}: {why_not(problem, listen.address.path, 'listen')}") from None
 
     async def stop(self, drain: float | None = None) -> int:
         """Drain and let go of everything; the number of requests that had to be broken off."""
@@ -310,15 +384,3 @@ class App:
             body = msgspec.json.encode({"object": "list", "data": [merged[name] for name in sorted(merged)]})
             self._models_cache = (key, body)
         return self._models_cache[1]
-
-
-def _taken(option: str, address: str, problem: OSError) -> str:
-    """Why an address cannot be had, and what to do."""
-
-    if problem.errno == errno.EADDRINUSE:
-        return f"{option} {address}: this port is in use: stop what listens there, or choose another with --{option}"
-    if problem.errno == errno.EACCES:
-        return f"{option} {address}: no permission: ports below 1024 need root, choose a higher one with --{option}"
-    if problem.errno == errno.EADDRNOTAVAIL:
-        return f"{option} {address}: this machine has no such address"
-    return f"{option} {address}: {problem.strerror or problem}"

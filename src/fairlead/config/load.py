@@ -4,14 +4,16 @@
 warnings may come with it. `load_file` and `from_targets` raise `ConfigError` instead of returning None.
 Rule 1: everything that is wrong is said in one go, each with its file, line, path and what to write.
 Rule 2: this is the only part of the schema's world that opens files: the config itself, certificates
-        and keys, and it looks whether the folders of access log and recording are there.
+        and keys, and it looks whether the folders of access log, recording and Unix sockets are there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import ssl
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +21,7 @@ from typing import Any, Final
 from fairlead.config.checks import check_config
 from fairlead.config.document import read_document
 from fairlead.config.problems import ERROR, WARNING, ConfigError, Problem, Problems
-from fairlead.config.schema import SHORTHAND, Config, Listen, Tls, options_of
+from fairlead.config.schema import SHORTHAND, BackendTls, Config, Tls, options_of
 from fairlead.config.walk import BAD, Walker, to_plain
 
 __all__ = [
@@ -92,9 +94,18 @@ def parse_table(table: type[Any], obj: object, source: str, path: str = "") -> t
 def check_files(config: Config, problems: Problems) -> None:
     """Whether the files that the configuration names are there and can be used."""
     for index, listen in enumerate(config.listen):
-        if listen is not None and listen.tls is not None:  # None is a hole left by the walker
-            single = f"listen[{index}]" not in problems.lines and len(config.listen) == 1
-            _check_tls(listen.tls, "listen.tls" if single else f"listen[{index}].tls", problems)
+        if listen is None:  # a hole left by the walker, which the type of Config does not admit
+            continue  # type: ignore[unreachable]
+        path = problems.item("listen", index)
+        if listen.address.path:
+            _check_socket(listen.address.path, path, problems)
+        if listen.tls is not None:
+            _check_tls(listen.tls, f"{path}.tls", problems)
+    _check_backend_tls(config.backend_tls, "backend_tls", problems)
+    for index, backend in enumerate(config.backends):
+        if backend is not None and backend.tls is not None:
+            path = problems.item("backends", index)
+            _check_backend_tls(backend.tls, f"{path}.tls", problems)
     if config.access_log.enabled and config.access_log.path != "-":
         _check_output(config.access_log.path, "access_log.path", problems)
     if config.recording is not None:
@@ -105,20 +116,55 @@ def check_files(config: Config, problems: Problems) -> None:
 
 def _check_output(file: str, path: str, problems: Problems) -> None:
     target = Path(file)
-    if target.is_dir():
+    if os.path.isdir(target):  # unlike Path.is_dir, it puts up with a name that is too long
         problems.add(path, f"'{target}' is a directory", hint="name a file in it")
-    elif not target.parent.is_dir():
+    elif not os.path.isdir(target.parent):
         problems.add(path, f"the directory '{target.parent}' is not there", hint="create it")
 
 
+def _check_socket(file: str, path: str, problems: Problems) -> None:
+    before = len(problems.found)
+    _check_output(file, path, problems)
+    if len(problems.found) > before:
+        return
+    with contextlib.suppress(OSError):  # most often it is not there yet
+        if not stat.S_ISSOCK(os.stat(file).st_mode):
+            problems.add(path, f"'{file}' is there, and is no socket", hint="choose another path, or remove it")
+
+
 def _check_tls(tls: Tls, path: str, problems: Problems) -> None:
-    readable = True
-    for name, file in (("cert", tls.cert), ("key", tls.key)):
-        reason = _why_unreadable(Path(file))
-        if reason:
-            problems.add(f"{path}.{name}", f"'{file}' {reason}", value=file)
-            readable = False
-    if not readable:
+    _check_pair(tls.cert, tls.key, path, problems)
+    for index, more in enumerate(tls.more):
+        if more is not None:  # None is a hole, see above
+            _check_pair(more.cert, more.key, problems.item(f"{path}.more", index), problems)
+    _check_authorities(tls.client_ca, f"{path}.client_ca", problems)
+
+
+def _check_backend_tls(tls: BackendTls, path: str, problems: Problems) -> None:
+    _check_authorities(tls.ca, f"{path}.ca", problems)
+    if tls.cert is not None and tls.key is not None:  # one without the other has been reported
+        _check_pair(tls.cert, tls.key, path, problems)
+
+
+def _is_readable(file: str, path: str, problems: Problems) -> bool:
+    reason = _why_unreadable(Path(file))
+    if reason:
+        problems.add(path, f"'{file}' {reason}", value=file)
+    return reason is None
+
+
+def _check_authorities(file: str | None, path: str, problems: Problems) -> None:
+    if file is None or not _is_readable(file, path, problems):
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=file)
+    except (OSError, ValueError):  # ssl.SSLError is an OSError
+        problems.add(path, f"'{file}' holds no certificate in PEM form", value=file, hint="name the CA's certificate")
+
+
+def _check_pair(cert: str, key: str, path: str, problems: Problems) -> None:
+    readable = [_is_readable(file, f"{path}.{name}", problems) for name, file in (("cert", cert), ("key", key))]
+    if not all(readable):
         return
     is_locked = False
 
@@ -130,10 +176,10 @@ def _check_tls(tls: Tls, path: str, problems: Problems) -> None:
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_cert_chain(tls.cert, tls.key, password=passphrase)
+        context.load_cert_chain(cert, key, password=passphrase)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         if is_locked:
-            problems.add(f"{path}.key", "is protected by a passphrase", value=tls.key, hint="store it without one")
+            problems.add(f"{path}.key", "is protected by a passphrase", value=key, hint="store it without one")
         elif getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
             problems.add(path, "the key does not belong to the certificate")
         else:
@@ -211,19 +257,20 @@ def _overridden(obj: Mapping[Any, Any], given: Mapping[str, Any]) -> dict[Any, A
 def _with_whole_paths(config: Config, folder: Path) -> Config:
     """File names in the file are meant from where the file lies, not from where fairlead was started."""
 
-    def whole(name: str) -> str:
+    def whole(table: Any) -> Any:
+        """A table, and those in it, with the files that it names; of all kinds of options only "file" is touched."""
+        changed: dict[str, Any] = {}
+        for name, (option, _) in options_of(type(table)).items():
+            value = getattr(table, name)
+            make = whole if option.table is not None else at_folder if option.kind == "file" else None
+            if make is not None and value is not None:
+                changed[name] = tuple(each and make(each) for each in value) if option.many else make(value)
+        return dataclasses.replace(table, **changed)
+
+    def at_folder(name: str) -> str:
         return name if name == "-" else str(folder / name)
 
-    listen = tuple(
-        item if item is None or item.tls is None
-        else Listen(address=item.address, tls=Tls(cert=whole(item.tls.cert), key=whole(item.tls.key)))
-        for item in config.listen
-    )  # fmt: skip
-    log = dataclasses.replace(config.access_log, path=whole(config.access_log.path))
-    recording = config.recording
-    if recording is not None:
-        recording = dataclasses.replace(recording, path=str(folder / recording.path))
-    return dataclasses.replace(config, listen=listen, access_log=log, recording=recording)
+    return whole(config)  # type: ignore[no-any-return]
 
 
 def _result(config: Config | None, problems: Problems, given: Mapping[str, Any]) -> tuple[Config | None, list[Problem]]:

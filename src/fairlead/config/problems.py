@@ -56,6 +56,7 @@ class Problems:
     def __init__(self, source: str, lines: Mapping[str, int] | None = None) -> None:
         self.source, self.lines = source, lines or {}
         self.found: list[Problem] = []
+        self.bare: set[str] = set()  # paths of lists that were written as their one item
 
     def add(
         self, path: str, message: str, *, value: object = None, hint: str | None = None,
@@ -75,6 +76,14 @@ class Problems:
                 return self.lines[path]
             path = path[: max(path.rfind("."), path.rfind("["), 0)]
         return self.lines.get("")
+
+    def about(self, path: str) -> bool:
+        """Whether something was said about `path` or what lies in it; what stands there may not be what was meant."""
+        return any(item.path == path or item.path.startswith((f"{path}.", f"{path}[")) for item in self.found)
+
+    def item(self, path: str, index: int) -> str:
+        """Where an item of a list stands: a single one may be written without the list."""
+        return path if path in self.bare else f"{path}[{index}]"
 
     @property
     def has_errors(self) -> bool:

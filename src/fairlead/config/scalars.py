@@ -8,13 +8,15 @@ Rule 2: reading what the formatter wrote gives the same value again.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import posixpath
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fairlead.config.problems import did_you_mean
+from fairlead.config.problems import did_you_mean, shown
 from fairlead.config.schema import Address, Option
 from fairlead.config.units import (
     DURATION_PATTERN,
@@ -30,6 +32,11 @@ from fairlead.config.units import (
 )
 
 _LONGEST_TEXT: Final = 1000
+LONGEST_SOCKET: Final = 107  # sockaddr_un has 108 bytes, one of them for the NUL
+OUR_HEADERS: Final = frozenset((
+    "host", "connection", "content-length", "transfer-encoding", "keep-alive", "upgrade", "te", "trailer", "expect",
+    "via", "x-request-id", "proxy-connection",
+))  # fmt: skip
 _HOST: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?\.?")
 _URL_PATH: Final = re.compile(r"(?:/[A-Za-z0-9/._~%!$&'()*+,;=:@-]*)?")  # RFC 3986 pchar
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,200}")  # RFC 9110 section 5.6.2
@@ -65,7 +72,7 @@ def read_bool(raw: object, option: Option) -> bool:
 
 
 def read_choice(raw: object, option: Option) -> str:
-    text = str(raw) if isinstance(raw, int) and not isinstance(raw, bool) and 0 <= raw < 1000 else raw
+    text = str(raw) if isinstance(raw, int | float) and not isinstance(raw, bool) and 0 <= raw < 1000 else raw
     if isinstance(text, str) and text in option.choices:
         return text
     hint = did_you_mean(text, option.choices) if isinstance(text, str) else None
@@ -91,6 +98,8 @@ def read_token(raw: object, option: Option) -> str:
 
 def read_address(raw: object, option: Option) -> Address:
     expected = "HOST:PORT"
+    if isinstance(raw, str) and raw.startswith("unix:"):
+        return Address("", 0, _socket_path(raw))
     if not isinstance(raw, str):
         is_port = isinstance(raw, int) and not isinstance(raw, bool) and 0 < raw < 65536
         raise UnitError(expected, f"write 127.0.0.1:{raw} or 0.0.0.0:{raw}" if is_port else None)
@@ -107,6 +116,12 @@ def read_address(raw: object, option: Option) -> Address:
 
 def read_url(raw: object, option: Option) -> str:
     """A base URL in the one spelling that is compared: small letters, no default port, no last slash."""
+    if isinstance(raw, str):
+        if raw.startswith("unix:"):
+            return f"unix:{_socket_path(raw)}"
+        path = raw.removeprefix("http://unix:")  # nginx's spelling, where a colon ends the path
+        if path.startswith("/"):
+            raise UnitError("http:// or https://", f"for a Unix socket write unix:{path.partition(':')[0]}")
     return read_link(raw, option).rstrip("/")
 
 
@@ -157,6 +172,59 @@ def read_http_path(raw: object, option: Option) -> str:
     return raw
 
 
+def read_header(raw: object, option: Option) -> str:
+    """`Name: value` in one spelling. What frames a message or belongs to a connection is ours to write."""
+    expected = "a header as `Name: value`"
+    if not isinstance(raw, str):
+        raise UnitError(expected, "put it in quotes" if isinstance(raw, dict) else None)
+    name, colon, value = raw.partition(":")
+    value = value.strip()
+    if not colon or not _TOKEN.fullmatch(name):
+        raise UnitError(expected)
+    if not value.isascii() or not value.isprintable() or len(raw) > _LONGEST_TEXT:
+        raise UnitError(f"{expected} of printable ASCII, at most {_LONGEST_TEXT} characters")
+    if name.lower() in OUR_HEADERS:
+        raise UnitError("a header that is not Fairlead's own to write", f"leave {name} away")
+    return f"{name}: {value}"
+
+
+def read_header_name(raw: object, option: Option) -> str:
+    name = read_token(raw, option)
+    if name.lower() in OUR_HEADERS:
+        raise UnitError("a header that is not Fairlead's own to write", f"leave {name} away")
+    return name.lower()
+
+
+def read_network(raw: object, option: Option) -> str:
+    """An address or a network in CIDR form; `unix` for peers on Unix sockets."""
+    if raw == "unix":
+        return "unix"
+    expected = "an address or a network such as 10.0.0.0/8, or unix"
+    if not isinstance(raw, str):
+        raise UnitError(expected)
+    if "%" in raw:  # Python takes it, but peers are compared without their zone
+        raise UnitError(expected, f"write {raw.partition('%')[0]}")
+    try:
+        return str(ipaddress.ip_network(raw))
+    except ValueError:
+        hint = None
+        with contextlib.suppress(ValueError):  # bits are set behind the prefix: which of the two is meant?
+            hint = f"write {ipaddress.ip_network(raw, strict=False)}, or {ipaddress.ip_interface(raw).ip} for the one"
+        raise UnitError(expected, hint) from None
+
+
+def _socket_path(raw: str) -> str:
+    path = raw.removeprefix("unix:")
+    if not path.startswith("/") or not path.isprintable() or path.endswith("/"):
+        raise UnitError("unix: and the absolute path of a socket file", "such as unix:/run/fairlead.sock")
+    plain = f"/{posixpath.normpath(path).lstrip('/')}"
+    if path != plain:  # or one socket could be written in two ways, and be counted twice
+        raise UnitError("a socket path without //, . and ..", f"write unix:{plain}")
+    if len(path.encode()) > LONGEST_SOCKET:
+        raise UnitError(f"a socket path of at most {LONGEST_SOCKET} bytes (the system's limit)")
+    return path
+
+
 def check_range(value: Any, kind: str, option: Option) -> None:
     if value == 0 and option.zero:
         return
@@ -194,8 +262,8 @@ def _host(text: str, expected: str) -> str:
 def _address_hint(raw: str) -> str | None:
     if "://" in raw:
         return "leave the http:// away"
-    if raw.startswith(("unix:", "/")):
-        return "unix sockets are not supported"
+    if raw.startswith("/"):
+        return f"for a Unix socket write unix:{raw}"
     if raw.count(":") > 1:
         return "an IPv6 host stands in brackets, such as [::1]:8080"
     if re.fullmatch(r"[0-9]{1,5}", raw):
@@ -213,10 +281,19 @@ class Kind:
     doc: str
     article: str = ""
     ranged: bool = False
+    show: Callable[[object], str] = shown  # in problems
 
 
 def _plain(value: Any) -> Any:
     return value
+
+
+def _without_value(raw: object) -> str:
+    """A header as problems may show it: its value may be a key."""
+    if not isinstance(raw, str):
+        return shown(raw)
+    name, colon, _ = raw.partition(":")
+    return shown(f"{name}: ...") if colon and _TOKEN.fullmatch(name) else "other text"
 
 
 def _short(value: float) -> float:
@@ -234,8 +311,9 @@ def _text(pattern: str | None = None) -> Callable[[Option], dict[str, Any]]:
 
 
 def _choice_schema(option: Option) -> dict[str, Any]:
-    numbers = [int(word) for word in option.choices if word.isdigit()]  # 502 needs no quotes
-    return {"enum": [*option.choices, *numbers]}
+    whole = [int(word) for word in option.choices if word.isdigit()]  # 502 needs no quotes, nor does 1.2
+    parts = [float(word) for word in option.choices if re.fullmatch(r"[0-9]+\.[0-9]+", word)]
+    return {"enum": [*option.choices, *whole, *parts]}
 
 
 def _unit_schema(pattern: str, **number: Any) -> Callable[[Option], dict[str, Any]]:
@@ -276,8 +354,11 @@ KINDS: Final[dict[str, Kind]] = {
     "text": Kind(read_text, _plain, _text(), "text"),
     "token": Kind(read_token, _plain, _text(f"^{_TOKEN.pattern}$"), "name"),
     "file": Kind(read_text, _plain, _text(), "file"),
-    "address": Kind(read_address, str, _text(r"^.+:[0-9]{1,5}$"), "HOST:PORT"),
-    "url": Kind(read_url, _plain, _text(r"^([hH][tT][tT][pP][sS]?://)?[^?#@]+$"), "URL"),
+    "header": Kind(read_header, _plain, _text(r"^[^:]+:"), "`Name: value`", show=_without_value),
+    "header_name": Kind(read_header_name, _plain, _text(f"^{_TOKEN.pattern}$"), "name"),
+    "network": Kind(read_network, _plain, _text(r"^[0-9a-fA-F.:/]+$|^unix$"), "address or network"),
+    "address": Kind(read_address, str, _text(r"^.+:[0-9]{1,5}$|^unix:/"), "HOST:PORT"),
+    "url": Kind(read_url, _plain, _text(r"^([hH][tT][tT][pP][sS]?://)?[^?#@]+$|^unix:/"), "URL"),
     "link": Kind(read_link, _plain, _text(r"^([hH][tT][tT][pP][sS]?://)?[^?#@]+$"), "URL"),
     "http_path": Kind(
         read_http_path, _plain,

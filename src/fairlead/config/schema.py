@@ -6,6 +6,7 @@ Rule 1: one option has one name, one kind, one default and one line of help, and
 Rule 2: values are kept in base units (seconds, bytes, shares of 1); the kind says how people write them.
 Rule 3: constructors touch no file, socket, clock or log. Only the parser checks ranges, so build a
         `Config` by hand only from values that you would dare to write into the file.
+Long because every option stands here, and nowhere else.
 """
 
 # ruff: noqa: RUF009  (`option` is dataclasses.field with a name for what we put into it)
@@ -39,6 +40,11 @@ ENGINES: Final = (
     "auto", "vllm", "sglang", "trtllm", "triton", "triton-openai", "tgi", "llamacpp", "lmdeploy", "ollama", "generic",
 )  # fmt: skip
 RETRY_REASONS: Final = ("connect", "timeout", "429", "500", "502", "503", "504")
+TEMPLATE_NAMES: Final = (  # what an access log's template may speak of, each after a $
+    "time_local", "time_iso8601", "remote_addr", "request_method", "request_path", "status", "body_bytes_sent",
+    "request_time", "upstream_addr", "upstream_tries", "ttft", "model", "prompt_tokens", "output_tokens", "outcome",
+    "error", "request_id",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,29 +92,90 @@ SHORTHAND: Final[dict[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """HOST:PORT to listen on; an IPv6 host is kept without its brackets."""
+    """HOST:PORT to listen on (an IPv6 host is kept without its brackets), or a Unix socket's path."""
 
     host: str
     port: int
+    path: str = ""  # of a Unix socket; host and port mean nothing then
 
     def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tls:
-    """Certificate and key of one listener."""
+class Certificate:
+    """One more certificate of a listener."""
 
     cert: str = option("file", "certificate chain in PEM form, relative to this file")
     key: str = option("file", "its private key in PEM form, without a passphrase")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tls(Certificate):
+    """Certificates of one listener; files that change are taken up without a restart."""
+
+    more: tuple[Certificate, ...] = option(
+        "table", "further certificates, each used for the names that stand in it (SNI)", (),
+        many=True, table=Certificate, default_text="none",
+    )  # fmt: skip
+    min_version: str = option("choice", "oldest version of TLS that is spoken", "1.2", choices=("1.2", "1.3"))
+    client_ca: str | None = option(
+        "file", "CA certificates in PEM form that clients' certificates are checked by", None
+    )
+    client_certs: str = option(
+        "choice", "must clients show a certificate? Needs `client_ca`", "none", choices=("none", "optional", "required")
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendTls:
+    """How https backends are spoken to."""
+
+    verify: bool = option("bool", "check their certificate and its name", True)
+    ca: str | None = option(
+        "file", "CA certificates in PEM form to check it by", None, default_text="those of this machine"
+    )
+    server_name: str | None = option(
+        "token", "name to ask for (SNI) and to find in the certificate", None, default_text="the URL's host"
+    )
+    cert: str | None = option("file", "certificate that we show, in PEM form", None)
+    key: str | None = option("file", "its private key in PEM form", None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headers:
+    """Headers of requests on their way to the backends."""
+
+    set: tuple[str, ...] = option(
+        "header", "`Name: value` to send, in place of what the client sent under that name", (),
+        many=True, default_text="none",
+    )  # fmt: skip
+    remove: tuple[str, ...] = option(
+        "header_name", "names of client headers that are not passed on", (), many=True, default_text="none"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Listen:
     """One address on which clients are served."""
 
-    address: Address = option("address", "HOST:PORT; 0.0.0.0 or [::] for all interfaces")
+    address: Address = option("address", "HOST:PORT; 0.0.0.0 or [::] for all interfaces; unix:/PATH for a socket file")
     tls: Tls | None = option("table", "serve HTTPS with this certificate", None, table=Tls)
+    http2: bool = option("bool", "offer HTTP/2 beside HTTP/1.1 (by ALPN, or with prior knowledge without TLS)", True)
+    proxy_protocol: bool = option(
+        "bool", "connections from `trusted_proxies` begin with a PROXY protocol header, version 1 or 2", False
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """Requests for paths that begin so go to these backends only; the longest match counts."""
+
+    path: str = option("http_path", "beginning of the path, such as /v1/")
+    backends: tuple[str, ...] = option("text", "names of backends", many=True, fewest=1)
+    strip: bool = option("bool", "take the beginning away before the request is sent on", False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +222,9 @@ class Shadow(Policy):
 class Backend:
     """One engine instance."""
 
-    url: str = option("url", "base URL, http:// or https://; HOST:PORT alone means http://")
+    url: str = option(
+        "url", "base URL, http:// or https://; HOST:PORT alone means http://; unix:/PATH for a socket file"
+    )
     name: str = option("text", "name in metrics, logs and the admin API", "", default_text="its host:port")
     weight: float | None = option(
         "float", "share of the work next to the others; unset: learned from its speed", None,
@@ -164,6 +233,8 @@ class Backend:
     max_connections: int | None = option(
         "int", "most requests in flight at once", None, low=1, high=1_000_000, default_text="no limit"
     )
+    backup: bool = option("bool", "gets requests only while no other backend of its model is up", False)
+    down: bool = option("bool", "gets no requests", False)
     engine: str = option("choice", "which engine it is; auto asks it", "auto", choices=ENGINES)
     models: tuple[str, ...] | None = option(
         "text", "models it serves", None, many=True, fewest=1, default_text="asked from the engine"
@@ -174,6 +245,14 @@ class Backend:
     health_path: str | None = option(
         "http_path", "path to probe, instead of `health.path`", None, default_text="`health.path`"
     )
+
+    tls: BackendTls | None = option(
+        "table", "how it is spoken to, for https", None, table=BackendTls, default_text="`backend_tls`"
+    )
+    headers: tuple[str, ...] = option(
+        "header", "`Name: value` to send to this backend alone, such as its own key", (),
+        many=True, default_text="none",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         if not self.name:  # derived here, so that a Backend made by hand has its name too
@@ -190,6 +269,8 @@ class Timeouts:
         low=0.001, high=DAY,
     )  # fmt: skip
     idle: float = option("duration", "between two pieces of a backend's answer", 600.0, low=0.001, high=DAY)
+    send: float = option("duration", "a backend may take nothing of a request", 60.0, low=0.001, high=DAY)
+    handshake: float = option("duration", "for a client's TLS handshake", 10.0, low=0.001, high=DAY)
     client_header: float = option("duration", "for a client to send a request's whole head", 10.0, low=0.001, high=DAY)
     client_body: float = option("duration", "between two pieces of a client's body", 60.0, low=0.001, high=DAY)
     client_idle: float = option(
@@ -258,6 +339,10 @@ class Limits:
     head: int = option("size", "largest request head, all headers together", 64 * KIB, low=KIB, high=MIB)
     headers: int = option("int", "most headers in one head", 100, low=8, high=1000)
     connections: int = option("int", "most client connections at once", 10_000, low=1, high=1_000_000)
+    streams: int = option("int", "most requests at once on one HTTP/2 connection", 100, low=1, high=10_000)
+    body_memory: int = option(
+        "size", "all request bodies held at once; beyond it new ones are refused", 1024 * MIB, low=MIB, high=1 << 50
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,7 +359,11 @@ class AccessLog:
     """One line for each request."""
 
     enabled: bool = option("bool", "write it", True)
-    format: str = option("choice", "text for people, json for machines", "text", choices=("text", "json"))
+    format: str = option(
+        "choice", "text for people, json for machines, combined as nginx has it, template for your own", "text",
+        choices=("text", "json", "combined", "template"),
+    )  # fmt: skip
+    template: str | None = option("text", "the line for `format: template`, with $names in it", None)
     path: str = option("file", "a file, relative to this one; `-` is standard output", "-")
 
 
@@ -322,6 +411,16 @@ class Config:
     backends: tuple[Backend, ...] = option(
         "table", "the engines", (), many=True, fewest=1, table=Backend, default_text="required"
     )
+    routes: tuple[Route, ...] = option(
+        "table", "which paths go to which backends", (), many=True, table=Route, default_text="all to all"
+    )
+    backend_tls: BackendTls = option("table", "how https backends are spoken to", BackendTls(), table=BackendTls)
+    headers: Headers = option("table", "headers of requests on their way to the backends", Headers(), table=Headers)
+    trusted_proxies: tuple[str, ...] = option(
+        "network", "addresses whose X-Forwarded-* and PROXY protocol headers are believed, such as 10.0.0.0/8", (),
+        many=True, default_text="none",
+    )  # fmt: skip
+    forwarded: bool = option("bool", "tell backends of the client by X-Forwarded-For, -Proto and -Host", True)
     timeouts: Timeouts = option("table", "how long to wait for whom", Timeouts(), table=Timeouts)
     retries: Retries = option("table", "when a failed request is tried elsewhere", Retries(), table=Retries)
     health: Health = option("table", "when a backend counts as up or down", Health(), table=Health)
@@ -340,7 +439,9 @@ class Config:
 
 
 def derived_name(url: str) -> str:
-    """The name of a backend that was given none: host:port, and its path where it has one."""
+    """The name of a backend that was given none: host:port and its path where it has one, or unix:/PATH."""
+    if url.startswith("unix:"):
+        return url
     try:
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)

@@ -83,13 +83,14 @@ class Walker:
             items = [(item, f"{path}[{index}]") for index, item in enumerate(raw)]
         else:
             items = [] if raw is None else [(raw, path)]
+            self.problems.bare.add(path)
         if len(items) < option.fewest:
             self.problems.add(path, f"expected at least one, got {_nothing(raw)}", hint=option.help)
             return BAD
         # A bad item leaves a hole, not a shift: later checks speak of positions.
         values = [self._one(option, item, place) for item, place in items]
         if option.table is None:
-            self._refuse_repeats(values, items)
+            self._refuse_repeats(option, values, items)
         return tuple(None if value is BAD else value for value in values)
 
     def _one(self, option: Option, raw: object, path: str) -> Any:
@@ -106,7 +107,8 @@ class Walker:
             hint = error.hint
             if raw is None and not path.endswith("]"):  # an item of a list has no key
                 hint = "leave the key out to get the default"
-            self.problems.add(path, f"expected {error.expected}, got {shown(raw)}", value=raw, hint=hint)
+            value = raw if kind.show is shown else None  # `as_dict` shows values too
+            self.problems.add(path, f"expected {error.expected}, got {kind.show(raw)}", value=value, hint=hint)
             return BAD
         return value
 
@@ -117,11 +119,13 @@ class Walker:
             self.problems.add(path, "expected at least one, got nothing", hint=option.help)
         return default
 
-    def _refuse_repeats(self, values: list[Any], items: list[tuple[object, str]]) -> None:
+    def _refuse_repeats(self, option: Option, values: list[Any], items: list[tuple[object, str]]) -> None:
+        show = KINDS[option.kind].show
         seen: set[Any] = set()
         for value, (_, place) in zip(values, items, strict=True):
             if value is not BAD and value in seen:
-                self.problems.add(place, f"{shown(value)} is listed twice", value=value, hint="keep one of them")
+                known = value if show is shown else None
+                self.problems.add(place, f"{show(value)} is listed twice", value=known, hint="keep one of them")
             seen.add(value)
 
     def _unknown_key(self, key: object, path: str, table: type[Any]) -> None:

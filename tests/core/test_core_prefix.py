@@ -59,7 +59,13 @@ class Reference:
 
     def trim(self, most: int) -> None:
         while self.entries and (self.used > self.limit or sum(bool(part) for part, _ in self.entries) > most):
-            self.entries.pop(0)
+            part, size = self.entries.pop(0)
+            over = max(self.used + size - self.limit, 0)
+            if not part and size > over:  # of an answer, no more than is needed
+                self.entries.insert(0, (part, size - over))
+                if not over:  # there are too many blocks: the first of them goes
+                    at = next(i for i, (block, _) in enumerate(self.entries) if block)
+                    self.entries.pop(at)
 
     def match(self, text: str) -> int:
         known = {part for part, _ in self.entries}

@@ -13,7 +13,7 @@ Synchronous, deterministic, no I/O and no clock: `now` and the random source com
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Final
 
 from xxhash import xxh3_64_intdigest
@@ -21,6 +21,7 @@ from xxhash import xxh3_64_intdigest
 from fairlead.core.cluster import foreign
 from fairlead.core.cluster.backend import Backend
 from fairlead.core.cluster.cache import CacheView
+from fairlead.core.cluster.candidates import RETRY_AFTER, Candidates, has_room
 from fairlead.core.cluster.costs import step_seconds
 from fairlead.core.cluster.ledger import Lease, Ledger
 from fairlead.core.cluster.speeds import Speeds
@@ -33,8 +34,6 @@ from fairlead.core.shadow import Opinion, Shadow
 from fairlead.core.view import Policy, Rng, View
 
 REFRESH_SECONDS = 0.5  # how often learned speeds are worked out anew
-RETRY_AFTER = 1  # seconds a client is asked to wait when no backend is there
-NAMES_SHOWN = 20  # model names in an error message
 
 OK: Final = "ok"  # an answer was delivered in full (any status that is not the backend's failure)
 FAILED: Final = "failed"  # the backend failed the request
@@ -73,11 +72,7 @@ class Balancer:
         self.uses_prefixes = policy.needs_prefixes  # are block hashes wanted in the facts?
         self._counts_cached = policy.needs_prefixes  # do leases leave out what is expected to be cached?
         self._refreshed_at = float("-inf")
-        # Candidates by model, thrown away when anything changes that decides who is one.
-        self._usable: dict[str | None, list[Backend]] = {}
-        self._usable_until = float("inf")  # when an ejection ends by itself
-        self._models: frozenset[str] = frozenset()
-        self._capped = False  # has any backend a connection limit?
+        self._candidates = Candidates(self.backends)
 
     # --- the fleet -------------------------------------------------------------------------------------------
 
@@ -88,6 +83,8 @@ class Balancer:
         weight: float | None = None,
         max_connections: int | None = None,
         models: frozenset[str] | None = None,
+        backup: bool = False,
+        enabled: bool = True,
     ) -> Backend:
         """A backend joins the list; it gets requests once a probe found it up. ValueError if the id is taken."""
         if id in self.backends:
@@ -102,8 +99,9 @@ class Balancer:
             passive=PassiveFailures(self._max_fails, self._fail_timeout),
             shelf=self.cache.index.shelf(),
         )
+        backend.backup, backend.enabled = backup, enabled
         self.backends[id] = backend
-        self._changed()
+        self._candidates.changed()
         self._refreshed_at = float("-inf")
         return backend
 
@@ -112,28 +110,33 @@ class Balancer:
         self.cache.index.retire(self.backends.pop(id).shelf)
         if self.shadow is not None:
             self.shadow.forget(id)
-        self._changed()
+        self._candidates.changed()
 
     def set_models(self, id: str, models: frozenset[str]) -> None:
         """What the backend was found to serve."""
         backend = self.backends[id]
         if backend.models != models:
             backend.models = models
-            self._changed()
+            self._candidates.changed()
 
     def set_draining(self, id: str, draining: bool) -> None:
         """A draining backend gets no new requests."""
         self.backends[id].draining = draining
-        self._changed()
+        self._candidates.changed()
+
+    def set_enabled(self, id: str, enabled: bool) -> None:
+        """A backend that is not enabled gets no requests, whatever its checks say (nginx: `down`)."""
+        self.backends[id].enabled = enabled
+        self._candidates.changed()
 
     @property
     def models(self) -> frozenset[str]:
         """Every model that some backend serves, up or not."""
-        return self._models
+        return self._candidates.models
 
     def can_serve(self, now: float) -> bool:
         """Is there a backend that can take a request?"""
-        return bool(self._candidates(None, now))
+        return bool(self._candidates.of(None, None, now))
 
     # --- who decides -----------------------------------------------------------------------------------------
 
@@ -166,7 +169,7 @@ class Balancer:
         backend = self.backends[id]
         changed = backend.probes.observe(ok, reason)
         if changed:
-            self._changed()
+            self._candidates.changed()
             if not backend.up:
                 self.cache.lost(backend)  # an engine that comes back has a new, empty cache
         return changed
@@ -210,18 +213,21 @@ class Balancer:
 
     def assign(self, facts: Facts, now: float, tried: Collection[str] = ()) -> Lease | Refusal:
         """Choose a backend and open a lease there; or say why not. `tried` backends come last."""
-        candidates = self._candidates(facts.model, now)
+        candidates = self._candidates.of(facts.model, facts.group, now)
         if not candidates or (facts.model is None and facts.needs_model):
-            refusal = self._resolve(facts, now)
+            refusal = self._candidates.resolve(facts, now)
             if refusal is not None:
                 return refusal
-            candidates = self._candidates(facts.model, now)
+            candidates = self._candidates.of(facts.model, facts.group, now)
         if tried:
-            candidates = [b for b in candidates if b.id not in tried] or candidates
+            fresh = [b for b in candidates if b.id not in tried]
+            candidates = fresh or [b for b in self._candidates.spares(facts, now) if b.id not in tried] or candidates
         else:
             self.budget.request(now)
-        if self._capped:
-            candidates = [b for b in candidates if b.max_connections is None or b.inflight < b.max_connections]
+        if self._candidates.capped:
+            candidates = [b for b in candidates if has_room(b)] or [
+                b for b in self._candidates.spares(facts, now) if has_room(b)
+            ]
             if not candidates:
                 message = "every backend is at its connection limit: try again soon"
                 return Refusal(503, "at_capacity", message, RETRY_AFTER)
@@ -288,7 +294,7 @@ class Balancer:
         elif outcome == FAILED:
             backend.errors += 1
             if backend.passive.fail(reason, now):
-                self._changed()
+                self._candidates.changed()
         return True
 
     def may_retry(
@@ -297,10 +303,10 @@ class Balancer:
         """May a request that failed with `reason` be assigned again? Takes one retry out of the budget."""
         if not may_retry(self.retry_rules, reason, tries, now - arrived):
             return False
-        failed = lease.backend.id
+        failed, facts = lease.backend.id, lease.facts
         others = any(
-            b.id != failed and b.id not in tried and (b.max_connections is None or b.inflight < b.max_connections)
-            for b in self._candidates(lease.facts.model, now)
+            b.id != failed and b.id not in tried and has_room(b)
+            for b in (*self._candidates.of(facts.model, facts.group, now), *self._candidates.spares(facts, now))
         )
         return others and self.budget.take(now)
 
@@ -328,64 +334,3 @@ class Balancer:
             self.speeds.close(lease, usage.completion_tokens, usage.cached_tokens, now)
             if self.uses_prefixes and usage.cached_tokens is not None:
                 self.cache.reported(lease, usage)
-
-    def _changed(self) -> None:
-        self._usable.clear()
-        self._usable_until = float("inf")
-        names: set[str] = set()
-        for backend in self.backends.values():
-            names |= backend.models or frozenset()
-        names.discard("*")
-        self._models = frozenset(names)
-        self._capped = any(b.max_connections is not None for b in self.backends.values())
-
-    def _candidates(self, model: str | None, now: float) -> list[Backend]:
-        """Backends that can take a request for `model` now; the list is shared and never changed."""
-        if now >= self._usable_until:
-            self._changed()
-        found = self._usable.get(model)
-        if found is None:
-            found = self._find(model, now)
-            if model is None or model in self._models:  # what clients make up must not fill the memory
-                self._usable[model] = found
-        return found
-
-    def _find(self, model: str | None, now: float) -> list[Backend]:
-        up = [b for b in self.backends.values() if b.up and not b.draining and b.serves(model)]
-        fit = [b for b in up if not b.passive.ejected(now)]
-        for b in up:
-            if b.passive.ejected(now):
-                self._usable_until = min(self._usable_until, b.passive.ejected_until)
-        # When every one that answers its checks is ejected, trying one beats refusing all (nginx does the same).
-        return fit or up
-
-    def _resolve(self, facts: Facts, now: float) -> Refusal | None:
-        """Settle which model is meant, or say why the request cannot be placed."""
-        backends: Iterable[Backend] = self.backends.values()
-        if facts.model is None and facts.needs_model and self._models:
-            wildcard = any("*" in (b.models or ()) for b in backends)
-            if len(self._models) > 1 and not wildcard:
-                message = f"this fleet serves several models: set `model` to one of {self._names()}"
-                return Refusal(400, "model_required", message, param="model")
-            if len(self._models) == 1:
-                facts.model = next(iter(self._models))
-        if self._candidates(facts.model, now):
-            return None
-        if any(b.models is None for b in backends) or any(b.serves(facts.model) for b in backends):
-            message = "no backend that can serve this request is up at the moment: try again soon"
-            unseen = sum(b.models is None for b in backends)
-            if facts.model is not None and unseen and self._models:
-                message = (
-                    f"no backend that is up serves the model {facts.model!r:.100} (served are: {self._names()}), "
-                    f"but {unseen} of the backends did not answer yet: try again soon"
-                )
-            return Refusal(503, "no_backend", message, RETRY_AFTER)
-        if not self.backends:
-            return Refusal(503, "no_backend", "no backend is configured", RETRY_AFTER)
-        message = f"no backend serves the model {facts.model!r:.100}; served are: {self._names()}"
-        return Refusal(404, "model_not_found", message, param="model")
-
-    def _names(self) -> str:
-        names = sorted(self._models)
-        more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-        return ", ".join(repr(n) for n in names[:NAMES_SHOWN]) + more

@@ -41,6 +41,7 @@ class Facts:
     blocks: Sequence[int] = ()
     block_ends: Sequence[int] = ()
     span: int = 0  # bytes of the whole prompt in the count of `block_ends`; 0 where nothing was hashed
+    group: frozenset[str] | None = None  # ids of the backends that its route leads to; None: all of them
     session: str | None = None  # value of the session header, cookie or body field, where the policy asks for it
 
 

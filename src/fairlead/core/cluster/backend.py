@@ -35,6 +35,7 @@ class Backend:
 
     __slots__ = (
         "answered",
+        "backup",
         "cache_found",
         "cache_predicted",
         "capacity",
@@ -43,6 +44,7 @@ class Backend:
         "decode_slowdown",
         "decoding",
         "draining",
+        "enabled",
         "epoch",
         "errors",
         "foreign_running",
@@ -101,6 +103,8 @@ class Backend:
         self.max_connections = max_connections
         self.models = models  # None: not found out yet
         self.draining = False
+        self.enabled = True  # False: the operator lets it have no requests
+        self.backup = False  # it gets requests only while no other can take them
         self.probes = probes
         self.passive = passive
 

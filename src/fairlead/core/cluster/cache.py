@@ -3,7 +3,8 @@
 Joins the index (prefix.py: what was sent where) with the self-check (trust.py: is it true?).
 
 Rule 1: an answer that tells its cached tokens is judged by itself; what is left over is judged by the engine's
-counters, in sums. Both are needed: vLLM tells hits in the answer and leaves misses out.
+counters, in sums. Both are needed: vLLM tells the answers' only with --enable-prompt-tokens-details, some
+engines never.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ MAX_SIZES = 65_536
 
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(;[\t\x20-\x7e\x80-\xff]*)?")
 _TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
+_TRAILER_PART = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 SIZE, DATA, CRLF, TRAILERS, DONE = range(5)
 
@@ -35,7 +36,7 @@ class ChunkScanner:
     After `feed`: `done` says that the body has ended; `end` is the index behind its last byte in the data just fed.
     """
 
-    __slots__ = ("_extensions", "_left", "_partial", "_state", "_trailers", "done", "end", "payload", "sink")
+    __slots__ = ("_extensions", "_left", "_partial", "_state", "_tail", "_trailers", "done", "end", "payload", "sink")
 
     def __init__(self, sink: list[bytes] | None = None) -> None:
         self.sink = sink
@@ -46,6 +47,7 @@ class ChunkScanner:
         self._left = 0  # payload bytes of this chunk still to come
         self._partial = b""  # the beginning of a line that is cut by the read's end
         self._extensions = 0
+        self._tail = 0  # where the trailers begin in the data just fed
         self._trailers = 0
 
     @property
@@ -70,6 +72,7 @@ class ChunkScanner:
     def feed(self, data: bytes) -> None:
         """Follow the framing through `data`; BadHttp when it is broken."""
         i, n = 0, len(data)
+        self._tail = 0
         if self._partial:
             # A line was cut by the last read's end: finish it first.
             i = self._finish_line(data)
@@ -83,7 +86,7 @@ class ChunkScanner:
                 size = _sizes.get(line := data[i:j])
                 if size is None:
                     size = self._size(line)
-                i = j + 2
+                self._tail = i = j + 2
                 if self._chunk(size):
                     # The common case: the whole chunk lies in this read.
                     end = i + size
@@ -122,12 +125,21 @@ class ChunkScanner:
                 i = j + 2
         self.end = i
 
+    def kept(self, data: bytes) -> bytes:
+        """What may be passed on of the data just fed: all up to the body's end, but for trailers.
+
+        RFC 9110 section 6.5.1: what would be merged into the head elsewhere must not come in by the back door.
+        """
+        if self._state < TRAILERS:
+            return data
+        return data[: self._tail] + (b"\r\n" if self.done else b"")
+
     def _size(self, line: bytes) -> int:
         if len(line) > MAX_LINE:
-            raise _bad("a chunk line is too long")
+            raise self._too_long()
         match = _SIZE_LINE.fullmatch(line)
         if match is None:
-            raise _bad("a chunk size is not a plain hexadecimal number")
+            raise self._broken()
         size = int(match[1], 16)
         if match[2] is not None:
             self._extensions += len(match[2])
@@ -156,23 +168,29 @@ class ChunkScanner:
             return
         self._trailers += len(line) + 2
         if len(line) > MAX_LINE or self._trailers > MAX_TRAILERS:
-            raise _bad("the trailers are too long")
+            raise self._too_long()
         if _TRAILER.fullmatch(line) is None:
-            raise _bad("a trailer is not a header line")
+            raise self._broken()
 
     def _hold(self, data: bytes, i: int) -> None:
-        """Keep the beginning of a line until the rest comes."""
+        """Keep the beginning of a line until the rest comes; refuse it now if no rest can mend it."""
         line = data[i:]
-        bare = line.find(b"\r", 0, len(line) - 1)
-        if len(line.rstrip(b"\r")) > MAX_LINE or b"\n" in line or bare >= 0:
-            raise _bad("a chunk line is too long or not ended by CRLF")
-        if self._state == SIZE:
-            if _SIZE_LINE.fullmatch(line.rstrip(b"\r")) is None and line != b"\r":
-                raise _bad("a chunk size is not a plain hexadecimal number")
-            if line == b"\r":
-                raise _bad("a chunk size is missing")
+        text = line.removesuffix(b"\r")
+        if len(text) > MAX_LINE:
+            raise self._too_long()
+        part = _SIZE_LINE if self._state == SIZE else _TRAILER_PART
+        if part.fullmatch(text) is None:
+            raise self._broken()
         self._partial = line
         self.end = len(data)
+
+    def _broken(self) -> BadHttp:
+        return _bad(
+            "a chunk size is not a plain hexadecimal number" if self._state == SIZE else "a trailer is no field"
+        )
+
+    def _too_long(self) -> BadHttp:
+        return _bad("a chunk line is too long" if self._state == SIZE else "the trailers are too long")
 
     def _finish_line(self, data: bytes) -> int:
         """Complete the line held back; the index in `data` behind it."""
@@ -184,7 +202,7 @@ class ChunkScanner:
             return 1
         if held.endswith(b"\r"):
             if data[:1] != b"\n":
-                raise _bad("a line is not ended by CRLF")
+                raise self._broken()
             line, end = held[:-1], 1
         else:
             j = data.find(b"\r\n")
@@ -196,6 +214,7 @@ class ChunkScanner:
         if self._state == SIZE:
             size = self._size(line)
             self._chunk(size)
+            self._tail = end
         else:
             self._trailer(line)
         return end

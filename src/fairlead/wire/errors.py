@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import msgspec
 
+from fairlead.wire.http1 import METHODS
+
 REASONS = {
     200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 408: "Request Timeout",
-    413: "Content Too Large", 414: "URI Too Long", 417: "Expectation Failed", 429: "Too Many Requests",
+    413: "Content Too Large", 414: "URI Too Long", 415: "Unsupported Media Type", 417: "Expectation Failed",
+    429: "Too Many Requests",
     431: "Request Header Fields Too Large", 500: "Internal Server Error", 501: "Not Implemented",
     502: "Bad Gateway", 503: "Service Unavailable", 504: "Gateway Timeout", 505: "HTTP Version Not Supported",
     508: "Loop Detected",
@@ -52,6 +55,8 @@ def render(
     status: int, body: bytes, request_id: bytes, extra: bytes = b"", *, close: bool, bodyless: bool = False
 ) -> bytes:
     """A whole answer of our own; `extra` are further header lines, each with its CRLF."""
+    if status == 405:  # RFC 9110 section 15.5.6
+        extra += b"allow: %b\r\n" % b", ".join(sorted(METHODS))
     return b"HTTP/1.1 %d %b\r\nserver: fairlead\r\ncontent-type: application/json\r\n%b" % (
         status,
         REASONS.get(status, "Error").encode(),

@@ -19,6 +19,7 @@ TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 # What a line is to us. Everything but FORWARD is taken out of the forwarded lines.
 FORWARD, DROP, HOST, LENGTH, CODING, CONNECTION, EXPECT, REQUEST_ID, VIA, CONTENT_TYPE = range(10)
+FORWARDED, ENCODING = range(10, 12)
 
 _HOP_BY_HOP: Final = (
     "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer", "upgrade",
@@ -28,6 +29,12 @@ REQUEST_FIELDS: Final = {
     **{name.encode(): DROP for name in _HOP_BY_HOP},
     b"host": HOST, b"content-length": LENGTH, b"transfer-encoding": CODING, b"connection": CONNECTION,
     b"expect": EXPECT, b"x-request-id": REQUEST_ID, b"via": VIA, b"content-type": CONTENT_TYPE,
+    b"content-encoding": ENCODING,
+    # what a proxy says of its client: believed only from those that are trusted, see proxy/forwarded.py
+    **dict.fromkeys((
+        b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port",
+        b"x-forwarded-server", b"x-forwarded-prefix", b"x-forwarded-ssl", b"x-real-ip", b"x-client-ip",
+    ), FORWARDED),
 }  # fmt: skip
 RESPONSE_FIELDS: Final = {
     **{name.encode(): DROP for name in _HOP_BY_HOP},
@@ -39,7 +46,19 @@ RESPONSE_FIELDS: Final = {
 NOT_HOP_BY_HOP: Final = frozenset((
     b"host", b"content-length", b"transfer-encoding", b"content-type", b"content-encoding", b"authorization",
     b"x-api-key", b"api-key", b"cookie", b"x-request-id", b"via", b"expect", b"x-tenant", b"x-session-id",
+    *(name for name, kind in REQUEST_FIELDS.items() if kind == FORWARDED),
 ))  # fmt: skip
+# Frameworks of the CGI kind read _ in a name as -. A twin of one of these could be taken for the real one.
+_KNOWN: Final = NOT_HOP_BY_HOP | REQUEST_FIELDS.keys()
+
+
+# What balancers tell each other: nobody outside may say it. Engines' frameworks read _ as -, so both count.
+_RESERVED: Final = (b"x-fairlead-", b"x-gateway-destination-endpoint")
+
+
+def is_reserved(name: bytes) -> bool:
+    """Is this field (name in lower case) ours to set, and nobody else's?"""
+    return name.startswith(b"x") and name.replace(b"_", b"-").startswith(_RESERVED)
 
 
 class BadHttp(Exception):
@@ -68,8 +87,12 @@ def _classify(line: bytes, fields: dict[bytes, int]) -> tuple[int, bytes]:
         raise bad_framing("a header value holds a control character")
     key = name.lower()
     kind = fields.get(key, FORWARD)
-    if kind == FORWARD and key.startswith(b"x-fairlead-"):
+    if kind == FORWARD and is_reserved(key):
         kind = DROP
+    elif kind == FORWARD and b"_" in key and fields is REQUEST_FIELDS and (twin := key.replace(b"_", b"-")) in _KNOWN:
+        if REQUEST_FIELDS.get(twin) != FORWARDED:
+            raise bad_framing("a header name differs from a known one by an underscore only")
+        kind = DROP  # it was not said by a trusted proxy
     return kind, value.strip(b" \t")
 
 

@@ -19,8 +19,10 @@ from fairlead.wire.fields import (
     CODING,
     CONNECTION,
     CONTENT_TYPE,
+    ENCODING,
     EXPECT,
     FORWARD,
+    FORWARDED,
     HOST,
     LENGTH,
     NOT_HOP_BY_HOP,
@@ -31,28 +33,32 @@ from fairlead.wire.fields import (
     VIA,
     BadHttp,
     bad_framing,
+    is_reserved,
     learn,
     request_lines,
     response_lines,
 )
+from fairlead.wire.targets import check_target
 
 MAX_HEADS = 1_024  # whole heads remembered; then that memo starts anew
 MAX_HEAD_MEMO = 2_048  # longer heads are not remembered
 
+EMPTY_LINES: Final = re.compile(rb"\A(?:\r\n)+")
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([!-~]+) HTTP/([0-9])\.([0-9])")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?")
 _HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)?(?::[0-9]{1,5})?")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?#@]+)(/[^#]*|\?[^#]*)?", re.IGNORECASE)
 METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
+_OFF: Final = frozenset((b"CONNECT", b"TRACE"))
 
 
 class RequestHead:
     """A checked request head. `lines` are what may be forwarded, without Host, framing and x-request-id."""
 
     __slots__ = (
-        "chunked", "content_length", "content_type", "expect_continue", "fields", "forward", "host", "keep_alive",
-        "lines", "method", "minor", "request_id", "target", "via",
+        "chunked", "content_length", "content_type", "encoded", "expect_continue", "fields", "forward", "forwarded",
+        "host", "keep_alive", "lines", "method", "minor", "request_id", "target", "via",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -66,9 +72,11 @@ class RequestHead:
         self.expect_continue = False
         self.request_id: bytes | None = None
         self.content_type = b""
+        self.encoded = False  # is the body compressed or the like?
         self.via: list[bytes] = []
         self.lines: list[bytes] = []
         self.forward = b""  # the lines, each after a CRLF
+        self.forwarded: list[bytes] = []  # lines in which a proxy before us tells of its client
         self.fields = 0  # lines in the head, before any was taken out
 
     def field(self, name: bytes) -> bytes | None:
@@ -149,14 +157,17 @@ def parse_request(head: bytes, max_fields: int = 100, max_target: int = 16_384) 
     request.expect_continue = template.expect_continue
     request.request_id = None
     request.content_type = template.content_type
+    request.encoded = template.encoded
     request.via = template.via
     request.lines = template.lines
     request.forward = template.forward
+    request.forwarded = template.forwarded
     request.fields = template.fields
     return request
 
 
 def _parse_request(head: bytes, max_fields: int, max_target: int) -> RequestHead:
+    check_partial(head)  # first, as a head that comes bit by bit is refused for this first
     lines = head.split(b"\r\n")
     request = RequestHead()
     _request_line(lines[0], request, max_target)
@@ -204,6 +215,11 @@ def _parse_request(head: bytes, max_fields: int, max_target: int) -> RequestHead
         elif kind == VIA:
             request.via.append(value)
             forward.append(line)
+        elif kind == FORWARDED:
+            request.forwarded.append(line)
+        elif kind == ENCODING:
+            request.encoded = request.encoded or value.lower() not in (b"", b"identity")
+            forward.append(line)
     if hosts > 1 or (hosts == 0 and request.minor == 1):
         raise bad_framing("exactly one Host header is needed")
     if codings:
@@ -233,6 +249,8 @@ def _request_line(line: bytes, request: RequestHead, max_target: int) -> None:
     if major != b"1" or minor not in (b"0", b"1"):
         raise BadHttp(505, "bad_version", "only HTTP/1.0 and HTTP/1.1 are spoken here")
     if method not in METHODS:
+        if method in _OFF:
+            raise BadHttp(405, "bad_method", "CONNECT and TRACE are not allowed here")
         raise BadHttp(501, "bad_method", "this method is not supported")
     if len(target) > max_target:
         raise BadHttp(414, "target_too_long", f"the request target is longer than {max_target} bytes")
@@ -243,8 +261,7 @@ def _request_line(line: bytes, request: RequestHead, max_target: int) -> None:
         # RFC 9112 section 3.2.2: the target's authority counts, whatever Host says.
         request.host, path = absolute[1], absolute[2] or b"/"
         target = path if path[:1] == b"/" else b"/" + path
-    if b"#" in target or b"\\" in target:
-        raise bad_framing("the request target holds a fragment or a backslash")
+    check_target(target)
     request.method, request.target, request.minor = method, target, int(minor)
 
 
@@ -256,7 +273,7 @@ def _apply_connection(named: list[bytes], request: RequestHead) -> None:
         elif name == b"keep-alive":
             if request.minor == 0:
                 request.keep_alive = b"close" not in named
-        elif name in NOT_HOP_BY_HOP or name.startswith(b"x-fairlead-"):
+        elif name in NOT_HOP_BY_HOP or is_reserved(name):
             raise bad_framing("Connection names a field that must not be dropped on the way")
         elif name:
             drop.add(name)

@@ -14,6 +14,7 @@ import msgspec
 from xxhash import xxh3_64_intdigest
 
 from fairlead.core.model import Facts, Kind, Usage
+from fairlead.wire.names import is_known, unclear_name
 
 BLOCK_ENDS: Final = tuple(
     # bytes of the prompt that each hash stands for: fine where prompts begin, coarser far into a long one
@@ -74,13 +75,26 @@ _OVERHEAD: Final = {
 _TRITON: Final = re.compile(rb"/v2/models/([^/]{1,256})(?:/versions/[^/]{1,64})?/(generate|generate_stream|infer)")
 _INLINE: Final = re.compile(rb'(?:;base64,|"data"\s*:\s*")[A-Za-z0-9+/=\\]*')  # a picture or sound in the body
 
+_POSITION: Final = re.compile(r"\(byte (\d+)\)")
+_NO_NUMBER: Final = re.compile(rb"[^NI]{0,2}(?:NaN|Infinity)")  # Python's parser takes these for numbers
+_MARKS: Final = (b"\xef\xbb", b"\xff\xfe", b"\xfe\xff")
+
 USAGE_TAIL: Final = 4_096  # bytes of an answer's end in which `usage` is looked for
 
 _NONE = msgspec.Raw(b"null")
 
 
 class BadBody(Exception):
-    """A body that cannot be read; the message says what to do."""
+    """A body that cannot be read; the message says what to do. `reason` is a short fixed word for logs and metrics."""
+
+    def __init__(self, message: str, reason: str = "bad_body") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def _ambiguous(message: str) -> BadBody:
+    """The refusal of a body that an engine could read differently."""
+    return BadBody(message, "ambiguous_body")
 
 
 class _Chat(msgspec.Struct):
@@ -113,6 +127,15 @@ class _Body(_Chat):
     parameters: Any = None
     sampling_params: Any = None
 
+
+_CHAT_NAMES: Final = frozenset(_Chat.__struct_fields__)
+_BODY_NAMES: Final = frozenset(_Body.__struct_fields__)
+_LONG: Final = tuple(
+    (name, b'"%b"' % name.encode()) for name in ("tools", "system", "instructions", "messages", "input")
+)
+_LONG_BODY: Final = _LONG + tuple(
+    (name, b'"%b"' % name.encode()) for name in ("prompt", "inputs", "input_ids", "text_input", "text", "documents")
+)
 
 _Tokens = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
 
@@ -163,19 +186,26 @@ def read_facts(path: bytes, body: bytes, prefixes: bool) -> Facts | None:
         raise BadBody("the body is JSON, but not an object: send {...}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         # msgspec's messages give positions, never text of the body.
-        raise BadBody(f"the body is not valid JSON: {problem}") from None
+        raise BadBody(f"the body is not valid JSON: {problem}", _why_invalid(body, problem)) from None
+    _check_names(body, fields)
     if model is None and fields.model is not None:
         model = fields.model
         if not isinstance(model, str) or not 0 < len(model) <= MAX_MODEL:
-            raise BadBody(f"`model` is not a name: send a string of 1 to {MAX_MODEL} characters")
+            raise _ambiguous(f"`model` is not a name: send a string of 1 to {MAX_MODEL} characters")
+    if fields.stream is not None and type(fields.stream) is not bool:
+        raise _ambiguous("`stream` is neither true nor false")
+    if fields.cache_salt is not None and type(fields.cache_salt) is not str:
+        raise _ambiguous("`cache_salt` is not a string")
     facts = Facts(kind, model, needs_model)
     if kind == Kind.CHEAP:
         return facts
     facts.stream = fields.stream is True or path.endswith(b"generate_stream")
     if kind != Kind.PROMPT_ONLY:
         facts.max_tokens = _limit(fields)
-        if type(fields.n) is int and 1 < fields.n <= 128:
-            facts.n = fields.n
+        if fields.n is not None:
+            choices = _whole("n", fields.n)
+            if 1 < choices <= 128:
+                facts.n = choices
         options = fields.stream_options
         facts.wants_usage = options is not None and isinstance(options, dict) and options.get("include_usage") is True
     if fields.messages is not _NONE and fields.tools is _NONE and fields.system is _NONE:
@@ -196,14 +226,61 @@ def read_facts(path: bytes, body: bytes, prefixes: bool) -> Facts | None:
     return facts
 
 
+def _why_invalid(body: bytes, problem: Exception) -> str:
+    """Would another parser read it all the same? UTF-8 with a mark, UTF-16 and UTF-32, NaN, or nested very deeply."""
+    at = _POSITION.search(str(problem))
+    start = max(int(at[1]) - 2, 0) if at is not None else 0
+    if isinstance(problem, RecursionError) or body[:2] in _MARKS or b"\0" in body[:4]:
+        return "ambiguous_body"
+    return "ambiguous_body" if _NO_NUMBER.match(body, start) else "bad_body"
+
+
+def _check_names(body: bytes, fields: _Chat) -> None:
+    """Is every name there once, and spelled as everybody spells it?"""
+    if fields.messages is not _NONE and fields.tools is _NONE and fields.system is _NONE:
+        if is_known(body, fields.messages):  # the common case
+            return
+        problem = unclear_name(body, _CHAT_NAMES, ((b'"messages"', fields.messages),))
+    else:
+        whole = isinstance(fields, _Body)
+        found = [
+            (body.find(quoted), quoted, getattr(fields, name)) for name, quoted in (_LONG_BODY if whole else _LONG)
+        ]
+        # In their order, so that each is met with short ones before it.
+        values = [(quoted, raw) for _, quoted, raw in sorted(found, key=_at) if raw is not _NONE]
+        problem = unclear_name(body, _BODY_NAMES if whole else _CHAT_NAMES, values)
+    if problem is not None:
+        raise _ambiguous(f"{problem}: engines differ in what they make of that")
+
+
+def _at(found: tuple[int, bytes, msgspec.Raw]) -> int:
+    return found[0]
+
+
+def _whole(name: str, value: Any) -> int:
+    """A number without a fraction; other types are read by some engines, and refused by others."""
+    if type(value) is int:
+        return value
+    if type(value) is float and value.is_integer():
+        return int(value)
+    raise _ambiguous(f"`{name}` is not a whole number")
+
+
 def _limit(fields: _Chat) -> int | None:
     """The client's own limit on output tokens, wherever its dialect puts it."""
-    value = fields.max_completion_tokens or fields.max_tokens or fields.max_output_tokens
+    value: int | None = None
+    if fields.max_tokens is not None:
+        value = _whole("max_tokens", fields.max_tokens)
+    if fields.max_completion_tokens is not None:
+        value = _whole("max_completion_tokens", fields.max_completion_tokens) or value
+    if fields.max_output_tokens is not None:
+        value = value or _whole("max_output_tokens", fields.max_output_tokens)
     nested: tuple[Any, ...] = (fields.options,)
     if isinstance(fields, _Body):
-        value = value or fields.n_predict
+        if fields.n_predict is not None:
+            value = value or _whole("n_predict", fields.n_predict)
         nested = (fields.parameters, fields.sampling_params, fields.options)
-    if value is None:
+    if not value:
         for table in nested:
             if isinstance(table, dict):
                 value = table.get("max_tokens") or table.get("max_new_tokens") or table.get("num_predict")

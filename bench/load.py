@@ -9,6 +9,7 @@ Rule 2: latency runs from the moment the request is handed to the socket; how la
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -125,8 +126,8 @@ class Connection(asyncio.Protocol):
 class ClosedLoop:
     """A fixed number of connections that are never without a request."""
 
-    def __init__(self, port: int, connections: int) -> None:
-        self._port, self._wanted = port, connections
+    def __init__(self, port: int, connections: int, tls: ssl.SSLContext | None = None) -> None:
+        self._port, self._wanted, self._tls = port, connections, tls
         self._connections: set[Connection] = set()
         self._opening: set[asyncio.Task[None]] = set()
         self._requests: Sequence[Request] = ()
@@ -191,7 +192,7 @@ class ClosedLoop:
 
     async def _open(self) -> Connection:
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(lambda: Connection(self), "127.0.0.1", self._port)
+        _, connection = await loop.create_connection(lambda: Connection(self), "127.0.0.1", self._port, ssl=self._tls)
         self._connections.add(connection)
         return connection
 
@@ -272,3 +273,29 @@ class OpenLoop:
         _, connection = await loop.create_connection(lambda: Connection(self), "127.0.0.1", self._port)
         self._all.add(connection)
         return connection
+
+
+class OneShots:
+    """A connection for each request, some at a time."""
+
+    def __init__(self, port: int, at_once: int) -> None:
+        self._port, self._at_once = port, at_once
+
+    async def run(self, request: Request, total: int, tls: ssl.SSLContext) -> int:
+        """How many of `total` requests got the right answer."""
+        left = iter(range(total))
+
+        async def client() -> int:
+            good = 0
+            for _ in left:
+                reader, writer = await asyncio.open_connection("127.0.0.1", self._port, ssl=tls)
+                try:
+                    writer.write(request.wire)
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    body = await reader.readexactly(len(BODY_BEFORE + request.mark + BODY_AFTER))
+                    good += head.startswith(_OK) and body == BODY_BEFORE + request.mark + BODY_AFTER
+                finally:
+                    writer.transport.abort()
+            return good
+
+        return sum(await asyncio.gather(*(client() for _ in range(self._at_once))))

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench import work
-from bench.load import ClosedLoop, OpenLoop, Tally
+from bench.load import ClosedLoop, OneShots, OpenLoop, Tally
 from bench.procs import Cores, Meter
 from bench.proxies import Absent, Running, Stubs, start
 from bench.streams import IdleStreams, StreamRun
@@ -26,6 +27,7 @@ DIRECT = "direct"
 _TIMEOUT = 60.0
 _FIRST_MS = 5
 _FOREVER_MS = 3_600_000
+_SHAKING = 16  # handshakes at once
 
 
 class Failed(Exception):
@@ -41,6 +43,7 @@ class Size:
     small: int = 20_000
     large: int = 8_000
     varied: int = 16_000
+    handshakes: int = 2_000
     streams: int = 200
     events: int = 120
     interval_ms: int = 25
@@ -50,7 +53,9 @@ class Size:
     memory_rounds: int = 3
 
 
-QUICK = Size(rounds=2, small=4000, large=1500, varied=3000, events=60, seconds=1.5, idle=(1000,), memory_rounds=1)
+QUICK = Size(
+    rounds=2, small=4000, large=1500, varied=3000, handshakes=500, events=60, seconds=1.5, idle=(1000,), memory_rounds=1
+)
 
 
 @dataclass
@@ -116,8 +121,10 @@ def _reported() -> Iterator[None]:
         raise Failed(f"cannot connect: {error.strerror}") from None
 
 
-async def _closed(stage: Stage, target: Running, requests: Sequence[Request], total: int) -> dict[str, float]:
-    load = ClosedLoop(target.port, stage.size.connections)
+async def _closed(
+    stage: Stage, target: Running, requests: Sequence[Request], total: int, secure: ssl.SSLContext | None = None
+) -> dict[str, float]:
+    load = ClosedLoop(target.port if secure is None else target.tls_port, stage.size.connections, secure)
     try:
         with _reported():
             warm = await load.run(requests, max(total // 10, 2 * stage.size.connections), _TIMEOUT)
@@ -143,6 +150,33 @@ async def large(stage: Stage, target: Running) -> dict[str, float]:
 
 async def varied(stage: Stage, target: Running) -> dict[str, float]:
     return await _closed(stage, target, stage.varied, stage.size.varied)
+
+
+async def tls(stage: Stage, target: Running) -> dict[str, float]:
+    """The small ones again, over TLS connections that stay."""
+    return await _closed(stage, target, stage.small, stage.size.small, _unverified())
+
+
+async def handshake(stage: Stage, target: Running) -> dict[str, float]:
+    """A new TLS connection for each request, without resumption."""
+    load, context = OneShots(target.tls_port, _SHAKING), _unverified()
+    with _reported():
+        await load.run(stage.small[0], stage.size.handshakes // 10, context)
+        meter = Meter(target.measured, stage.cores)
+        meter.start()
+        good = await load.run(stage.small[0], stage.size.handshakes, context)
+        meter.stop()
+    if good != stage.size.handshakes:
+        raise Failed(f"{good} of {stage.size.handshakes} answers came")
+    return {"cpu_us": meter.cpu_seconds / good * 1e6, "busy": meter.busy, "others": meter.others}
+
+
+def _unverified() -> ssl.SSLContext:
+    """A client's context that trusts anybody: what the client does is not measured."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 async def stream(stage: Stage, target: Running) -> dict[str, float]:
@@ -231,6 +265,8 @@ MEASUREMENTS: dict[str, Measurement] = {
     "small": small,
     "large": large,
     "varied": varied,
+    "tls": tls,
+    "handshake": handshake,
     "stream": stream,
     "latency": latency,
     "memory": memory,

@@ -1,7 +1,8 @@
 """The proxies under comparison: how is each one started with the same job?
 
 The job: one worker process, two upstreams, fewest connections first (fairlead: its own default policy), keep-alive on
-both sides, nothing buffered on the way back, request bodies up to 1 MiB kept in memory, an access log to a file.
+both sides, nothing buffered on the way back, request bodies up to 1 MiB kept in memory, an access log to a file; on a
+second port the same with TLS 1.3 and one ECDSA certificate for all.
 Rule 1: a proxy counts as started when it has answered a real request with 200.
 Rule 2: fairlead runs from a copy of the source tree taken when the bench starts, so that every process of one run is
 the same version even if somebody edits meanwhile.
@@ -19,6 +20,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import trustme
 
 from bench.procs import Cores, Process, free_port
 from bench.work import fixed
@@ -51,6 +54,10 @@ http {{
   }}
   server {{
     listen 127.0.0.1:{port};
+    listen 127.0.0.1:{tls} ssl;
+    ssl_certificate {cert};
+    ssl_certificate_key {key};
+    ssl_protocols TLSv1.3;
     client_max_body_size 64m;
     client_body_buffer_size 1m;
     location / {{
@@ -78,10 +85,22 @@ defaults
   option http-keep-alive
 frontend in
   bind 127.0.0.1:{port}
+  bind 127.0.0.1:{tls} ssl crt {cert} ssl-min-ver TLSv1.3
   default_backend engines
 backend engines
   balance leastconn
   http-reuse always
+{servers}
+"""
+
+_FAIRLEAD = """\
+listen:
+  - 127.0.0.1:{port}
+  - address: 127.0.0.1:{tls}
+    tls: {{cert: "{cert}", key: "{key}", min_version: "1.3"}}
+admin: 127.0.0.1:0
+access_log: {{path: "{dir}/access.log"}}
+backends:
 {servers}
 """
 
@@ -97,6 +116,7 @@ class Running:
     name: str
     port: int
     process: Process | None = None
+    tls_port: int = 0
 
     @property
     def measured(self) -> Process:
@@ -154,28 +174,57 @@ def _env() -> dict[str, str]:
     return env
 
 
-def _nginx(folder: Path, port: int, upstreams: Sequence[int], files: int) -> list[str]:
-    servers = "\n".join(f"    server 127.0.0.1:{upstream};" for upstream in upstreams)
-    text = _NGINX.format(dir=folder, port=port, servers=servers, files=files, connections=min(8192, files))
-    config = folder / "nginx.conf"
-    config.write_text(text)
+@dataclass(frozen=True)
+class _Plan:
+    """What a proxy is to do, and where it may write."""
+
+    dir: Path
+    port: int
+    tls: int
+    upstreams: Sequence[int]
+    files: int
+
+    def write(self, name: str, text: str, server: str, connections: int) -> Path:
+        """Its configuration, from the template `text`, with a line like `server` for each upstream."""
+        cert, key = _certificate(self.dir.parent)
+        servers = "\n".join(server.format(upstream) for upstream in self.upstreams)
+        config = self.dir / name
+        config.write_text(
+            text.format(
+                dir=self.dir, port=self.port, tls=self.tls, cert=cert, key=key, servers=servers, files=self.files,
+                connections=connections,
+            )
+        )  # fmt: skip
+        return config
+
+
+def _certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1, with its key in the same file, as haproxy wants it; and the key alone."""
+    cert, key = folder / "tls.pem", folder / "tls.key"
+    if not cert.exists():
+        made = trustme.CA().issue_cert("127.0.0.1")
+        key.write_bytes(made.private_key_pem.bytes())
+        cert.write_bytes(made.private_key_and_cert_chain_pem.bytes())
+    return cert, key
+
+
+def _nginx(plan: _Plan) -> list[str]:
+    config = plan.write("nginx.conf", _NGINX, "    server 127.0.0.1:{};", min(8192, plan.files))
+    folder = plan.dir
     return [str(find("nginx")), "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(config)]
 
 
-def _haproxy(folder: Path, port: int, upstreams: Sequence[int], files: int) -> list[str]:
-    servers = "\n".join(f"  server s{upstream} 127.0.0.1:{upstream}" for upstream in upstreams)
-    config = folder / "haproxy.cfg"
-    config.write_text(_HAPROXY.format(port=port, servers=servers, connections=min(4000, files // 3)))
+def _haproxy(plan: _Plan) -> list[str]:
+    config = plan.write("haproxy.cfg", _HAPROXY, "  server s{0} 127.0.0.1:{0}", min(4000, plan.files // 3))
     return [str(find("haproxy")), "-db", "-f", str(config)]
 
 
-def _fairlead(folder: Path, port: int, upstreams: Sequence[int], files: int) -> list[str]:
-    urls = [f"http://127.0.0.1:{upstream}" for upstream in upstreams]
-    options = ["--listen", f"127.0.0.1:{port}", "--admin", "127.0.0.1:0", "--access-log", str(folder / "access.log")]
-    return [*PYTHON, "-m", "fairlead", "serve", *urls, *options]
+def _fairlead(plan: _Plan) -> list[str]:
+    config = plan.write("fairlead.yaml", _FAIRLEAD, "  - http://127.0.0.1:{}", 0)
+    return [*PYTHON, "-m", "fairlead", "serve", str(config)]
 
 
-_COMMANDS: dict[str, Callable[[Path, int, Sequence[int], int], list[str]]] = {
+_COMMANDS: dict[str, Callable[[_Plan], list[str]]] = {
     "nginx": _nginx,
     "haproxy": _haproxy,
     "fairlead": _fairlead,
@@ -185,9 +234,9 @@ _COMMANDS: dict[str, Callable[[Path, int, Sequence[int], int], list[str]]] = {
 def start(name: str, folder: Path, upstreams: Sequence[int], cores: Cores, files: int) -> Running:
     """Start a proxy in its own folder and wait until it serves; raises Absent."""
     folder.mkdir(parents=True)
-    for attempt in range(3):  # the port may be taken between choice and use
-        port = free_port()
-        command = _COMMANDS[name](folder, port, upstreams, files)
+    for attempt in range(3):  # a port may be taken between choice and use
+        port, tls_port = free_port(), free_port()
+        command = _COMMANDS[name](_Plan(folder, port, tls_port, upstreams, files))
         process = Process(command, cores.proxy, folder / f"output-{attempt}.log", env=_env())
         try:
             why = _wait_until_serving(process, port)
@@ -195,7 +244,7 @@ def start(name: str, folder: Path, upstreams: Sequence[int], cores: Cores, files
             process.end()
             raise
         if why is None:
-            return Running(name, port, process)
+            return Running(name, port, process, tls_port)
         process.end()
         if "in use" not in process.log_tail(50):
             break

@@ -43,6 +43,8 @@ def rows(idle: Sequence[int], streams: int, rate: float) -> list[Row]:
         Row("CPU per request, 400-char prompt", "small", "cpu_us", "us", ratio_budget=2.5),
         Row("CPU per request, 40,000-char prompt", "large", "cpu_us", "us", ratio_budget=4.0),
         Row("CPU per request, SDK heads, all lengths vary", "varied", "cpu_us", "us"),
+        Row("CPU per request, 400-char prompt, TLS 1.3", "tls", "cpu_us", "us"),
+        Row("CPU per TLS 1.3 handshake with one request", "handshake", "cpu_us", "us"),
         Row(f"CPU per streamed event, {streams} streams", "stream", "cpu_us", "us", ratio_budget=1.25),
         Row("first event of a stream, p50", "stream", "first_p50_ms", "ms"),
         Row("first event of a stream, p99", "stream", "first_p99_ms", "ms"),

@@ -18,5 +18,9 @@ export PYTHONPATH=$root/src${PYTHONPATH:+:$PYTHONPATH} # this tree is what is te
 cd "$root"
 code=0
 FAIRLEAD_LIVE=1 .venv/bin/python -m pytest tests/live -m live "$@" || code=$?
+if [ "$code" = 0 ] && [ $# = 0 ]; then
+    say "policies on two real engines, a short round (for figures, on a quiet machine: python -m bench.engines)"
+    .venv/bin/python -m bench.engines --rounds 1 --seconds 10 --quiet 99 --wait 1 || code=$?
+fi
 say "$((SECONDS - begun)) s in all; what the engines and fairlead wrote is in ${FAIRLEAD_ENGINES_HOME:-$root/.engines}/logs"
 exit "$code"

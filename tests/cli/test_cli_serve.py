@@ -200,7 +200,7 @@ def test_every_wrong_option_is_listed_at_once() -> None:
         "listen: expected HOST:PORT, got 'here'",
         "admin: expected HOST:PORT, got '127.0.0.1:99999'",
         "got 'least_waitin' (did you mean 'least_waiting'?)",
-        "access_log.format: expected one of text, json, got 'xml'",
+        "access_log.format: expected one of text, json, combined, template, got 'xml'",
     ):
         assert words in output
     assert output.endswith("nothing was started: 5 problems to mend first\n")

@@ -41,8 +41,8 @@ def exchange(lease: Lease | None = None, **changed: Any) -> Exchange:
     fields: dict[str, Any] = {
         "request_id": b"id-1",
         "arrived": 10.0,
-        "client": SimpleNamespace(peer="192.0.2.7", arrived=10.0),
-        "head": SimpleNamespace(method=b"POST", target=b"/v1/chat/completions?key=secret"),
+        "client": SimpleNamespace(peer="192.0.2.7", arrived=10.0, protocol=""),
+        "head": SimpleNamespace(method=b"POST", target=b"/v1/chat/completions?key=secret", minor=1, forwarded=[]),
         "path": b"/v1/chat/completions",
         "facts": lease.facts if lease is not None else Facts(kind=Kind.CHAT, model="m"),
         "status": 200,
@@ -81,6 +81,10 @@ def page_of(
         wheel=SimpleNamespace(lag=0.001),
         clients={1, 2},
         pools={id: SimpleNamespace(id=id, open=3) for id in balancer.backends},
+        limits=SimpleNamespace(connections=10_000),
+        memory=SimpleNamespace(used=5, limit=1 << 30),
+        descriptors=20_000,
+        rotations=SimpleNamespace(all=[SimpleNamespace(what="listen [::]:443", expires=1.8e9, problem="")]),
     )
     return MetricsPage(balancer, recorder, cast(Service, service), alert or ShareAlert(), lambda: 4, recording)
 

@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import json
 import os
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 from control_app import engines, running
 from control_records import finish, make_balancer, place, record
 
+from fairlead.config.schema import TEMPLATE_NAMES
 from fairlead.control import access_log
-from fairlead.control.access_log import AccessLog, json_line, text_line
+from fairlead.control.access_log import AccessLog
+from fairlead.control.log_formats import VARIABLES, combined_line, json_line, renderer, template, text_line
 from fairlead.control.recorder import Recorder
 from fairlead.core.model import Facts, Kind
 from fairlead.proxy.record import Record
@@ -97,7 +100,7 @@ def test_a_huge_model_name_does_not_fill_log_and_memory() -> None:
 @pytest.mark.parametrize("format", ["text", "json"])
 def test_each_record_is_one_line_in_order(tmp_path: Path, format: str) -> None:
     path = tmp_path / "access.log"
-    log = AccessLog(str(path), format, lambda: 0.0)
+    log = AccessLog(str(path), renderer(format, None), lambda: 0.0)
     for number in range(access_log.MAX_BATCH + 10):  # more than one batch
         log(record(request_id=f"id-{number}", path=f"/{number}\n"))
     log.close()
@@ -110,12 +113,12 @@ def test_each_record_is_one_line_in_order(tmp_path: Path, format: str) -> None:
 def test_a_file_is_continued_and_one_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     for _ in range(2):
-        log = AccessLog(str(path), "json", lambda: 0.0)
+        log = AccessLog(str(path), json_line, lambda: 0.0)
         log(record())
         log.close()
     assert len(path.read_text(encoding="utf-8").splitlines()) == 2
     with pytest.raises(OSError):
-        AccessLog(str(tmp_path / "no" / "access.log"), "json", lambda: 0.0)
+        AccessLog(str(tmp_path / "no" / "access.log"), json_line, lambda: 0.0)
 
 
 def test_a_reader_that_stalls_costs_lines_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +127,7 @@ def test_a_reader_that_stalls_costs_lines_and_nothing_else(tmp_path: Path, monke
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
-    log = AccessLog(str(path), "json", lambda: 0.0)
+    log = AccessLog(str(path), json_line, lambda: 0.0)
     sent = 0
     while log.dropped < 10:  # the pipe is full after a few lines, then the queue
         log(record(path="/" + "x" * 2000))
@@ -153,7 +156,7 @@ def test_a_reader_that_went_away_costs_lines_and_nothing_else(tmp_path: Path) ->
     path = tmp_path / "pipe"
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    log = AccessLog(str(path), "json", lambda: 0.0)
+    log = AccessLog(str(path), json_line, lambda: 0.0)
     os.close(reader)
     log(record())
     log.flush()
@@ -194,3 +197,25 @@ def test_prompts_keys_and_queries_are_never_in_it(tmp_path: Path) -> None:
 def test_times_are_those_of_the_wall(render: Callable[[Record, float], str]) -> None:
     line = render(record(), 0.0)
     assert "1970-01-01T00:00:00.000Z" in line or '"time":0.0' in line
+
+
+def test_the_combined_format_is_that_of_nginx() -> None:
+    line = combined_line(record(lease=place(make_balancer("a")), bytes_out=321), WALL)
+    pattern = (
+        r'\S+ - - \[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] "POST /v1/chat/completions HTTP/1\.1" 200 321 "-" "-"\n'
+    )
+    assert re.fullmatch(pattern, line), line
+    hostile = combined_line(record(path='/a" 200 1 "x\r\n1.2.3.4 - - '), WALL)
+    assert hostile.count('"') == 6
+    assert hostile.count("\n") == 1
+
+
+def test_a_template_writes_the_line_that_one_likes() -> None:
+    render = template("$remote_addr $status $request_time|$ttft|$model")
+    assert render(record(duration=1.5, ttft=None, model="m"), WALL) == f"{record().peer} 200 1.500|-|m\n"
+
+
+def test_every_variable_of_a_template_has_a_value_or_a_dash() -> None:
+    for name in VARIABLES:
+        assert template(f"<${name}>")(Record(), WALL) not in ("<>\n", "<None>\n"), name
+    assert set(VARIABLES) == set(TEMPLATE_NAMES), "what the configuration admits is what there is"

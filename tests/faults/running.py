@@ -37,13 +37,16 @@ STEADY: dict[str, Any] = {
 
 
 def configure(urls: list[str], log: str, **options: Any) -> Config:
-    """A configuration for tests: STEADY, with whole tables merged over it."""
-    backend = options.pop("backend", {})
+    """A configuration for tests: STEADY with tables merged over it; `named` backends are engine0, engine1, ..."""
+    backend, named = options.pop("backend", {}), options.pop("named", False)
     document: dict[str, Any] = {
         "listen": "127.0.0.1:0",
         "admin": "127.0.0.1:0",
         "access_log": {"path": log, "format": "json"},
-        "backends": [{"url": url, "engine": "generic", "models": ["m"], **backend} for url in urls],
+        "backends": [
+            {"url": url, "engine": "generic", "models": ["m"], **({"name": f"engine{i}"} if named else {}), **backend}
+            for i, url in enumerate(urls)
+        ],
     }
     for name, value in (*STEADY.items(), *options.items()):
         old = document.get(name)
@@ -171,7 +174,7 @@ class Fleet:
 
     def lines(self) -> list[dict[str, Any]]:
         """The access log so far, as far as it was written."""
-        return [json.loads(line) for line in self._log.read_text().splitlines()]
+        return [json.loads(line) for line in self._log.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
     async def logged(self, count: int) -> list[dict[str, Any]]:
         """The access log once it has so many lines."""
@@ -209,6 +212,8 @@ class Fleet:
         app = self.app
         await until(lambda: not app.service.clients, "no client connection is left", 2.5)
         await until(lambda: all(pool.open == 0 for pool in app.service.pools.values()), "no engine connection is left")
+        if app.service.memory.used:
+            raise AssertionError(f"{app.service.memory.used} bytes of bodies are still counted")
         lines = await self.logged(0)
         counted, tries = sum(app.recorder.requests.values()), sum(line["tries"] for line in lines)
         if counted != len(lines):
@@ -236,11 +241,13 @@ async def fleet(count: int = 1, *, default: Script | None = None, **options: Any
     engines = [Engine(play, f"engine{number}") for number in range(count)]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "access.log"
-        for engine in engines:
-            await engine.open()
-        app = App(configure([engine.url for engine in engines], str(log), **options), seed=1)
-        running = Fleet(app, await app.start(), engines, play, log)
+        clients: list[Peer] = []
         try:
+            for engine in engines:
+                await engine.open()
+            app = App(configure([engine.url for engine in engines], str(log), **options), seed=1)
+            running = Fleet(app, await app.start(), engines, play, log)
+            clients = running.clients
             try:
                 yield running
                 if not running.stopped:
@@ -249,8 +256,8 @@ async def fleet(count: int = 1, *, default: Script | None = None, **options: Any
                 if not running.stopped:
                     await running.stop()
             await running.assert_gone()
-        finally:
-            for client in running.clients:
+        finally:  # a configuration that is refused, too, leaves no engine open
+            for client in clients:
                 if not client.lost:
                     client.transport.abort()
             for engine in engines:

@@ -10,6 +10,8 @@ from peers import Gone, Peer, Script, Seen, dial, run, until
 from running import DONE, LAST, Fleet, ask, chunk, event, fleet, hang, raw, sse_head
 from test_faults_midstream import assert_broken
 
+from fairlead.proxy.client import Client
+
 
 def until_told(go: asyncio.Event) -> Script:
     async def play(peer: Peer, seen: Seen) -> None:
@@ -188,6 +190,7 @@ def test_an_answer_that_waits_in_our_buffer_is_delivered_before_the_end() -> Non
             (served,) = f.app.service.clients
             # With room for all of it, the engine's last byte reaches us while the client has read nothing: what the
             # sockets do not hold waits in our buffer, however the kernel shares out its own.
+            assert isinstance(served, Client)
             served.transport.set_write_buffer_limits(high=2 * len(big))
             await client.send(ask("slow"))
             await until(lambda: f.app.recorder.records)

@@ -96,6 +96,9 @@ class Wire(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return 0
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass  # nothing ever waits here
+
     def pause_reading(self) -> None:
         raise AssertionError("nobody is slow here")
 

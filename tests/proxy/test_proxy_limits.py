@@ -9,6 +9,8 @@ from peers import Peer, Seen, run, until
 from running import CHAT, LAST, Fleet, ask, chunk, event, fleet, reply, sse_head
 from test_proxy_framing import HOST, POST, check, refused
 
+from fairlead.proxy.client import Client
+
 
 async def status_of(f: Fleet, data: bytes) -> tuple[int, str]:
     client = await f.dial()
@@ -130,7 +132,8 @@ def test_a_backend_at_its_connection_limit_gets_no_more() -> None:
 
 def unsent(f: Fleet) -> int:
     """Bytes that wait in the App's buffers for its clients."""
-    return sum(client.transport.get_write_buffer_size() for client in f.app.service.clients)
+    clients = [client for client in f.app.service.clients if isinstance(client, Client)]
+    return sum(client.transport.get_write_buffer_size() for client in clients)
 
 
 async def settled(f: Fleet) -> int:
@@ -158,7 +161,7 @@ def test_a_client_that_stops_reading_stops_the_engine_and_nothing_is_lost() -> N
             await client.send(ask())
             await client.expect(b"\r\n\r\n")
             client.stop_reading()
-            assert await settled(f) <= 1 << 19
+            assert await settled(f) <= 1 << 18
             client.go_on_reading()
             body = await client.take(total, 20.0)
             assert body == piece * (total // len(piece))
@@ -173,11 +176,9 @@ def test_a_pipelined_answer_is_held_back_too_when_the_one_before_it_still_waits(
             async def to_the_brim(peer: Peer, seen: Seen) -> None:
                 """Fill the App's buffer to just below its limit; cross it with the last bytes of the answer."""
                 await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-                while unsent(f) < 52_000:
-                    before = unsent(f)
-                    peer.transport.write(chunk(b"x" * 6_000))
+                while not unsent(f):
+                    peer.transport.write(chunk(b"x" * 3_500))
                     await asyncio.sleep(0.002)
-                    assert unsent(f) >= before
                 await peer.send(chunk(b"y" * 30_000) + LAST)
 
             async def flood(peer: Peer, seen: Seen) -> None:
@@ -191,7 +192,7 @@ def test_a_pipelined_answer_is_held_back_too_when_the_one_before_it_still_waits(
             client.stop_reading()
             await client.send(ask("one"))
             await until(lambda: f.seen and not f.app.service.exchanges, "the first answer is over")
-            assert unsent(f) > 1 << 16
+            assert unsent(f) > 20_000
             await client.send(ask("two"))
             await until(lambda: len(f.seen) == 2, "the second request is under way")
             assert await settled(f) <= 1 << 20

@@ -33,7 +33,6 @@ def test_case_6_a_request_line_or_host_that_is_not_clear_is_refused() -> None:
 def test_case_6_versions_and_methods_that_are_not_spoken() -> None:
     end = b"\r\n" + HOST + b"\r\n"
     check({v: b"GET / HTTP/%b" % v.encode() + end for v in ("2.0", "3.0", "0.9", "1.2", "1.9", "9.9")}, (505,))
-    check({"preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"}, (400, 505))
     methods = (b"get", b"CONNECT", b"TRACE", b"PROPFIND", b"Post", b"G")
     check({m.decode(): m + b" / HTTP/1.1" + end for m in methods}, (405, 501))
     check({"CONNECT": b"CONNECT a:443 HTTP/1.1" + end}, (400, 405, 501))

@@ -49,3 +49,22 @@ def test_usage_is_found_wherever_the_answer_is_cut(form: str) -> None:
             assert found == dict.fromkeys(offsets, (31, 9))
 
     run(body)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 64])
+def test_usage_and_events_are_found_in_a_stream_that_comes_in_small_pieces(size: int) -> None:
+    async def play(peer: Peer, seen: Seen) -> None:
+        answer = (
+            sse_head(seen) + chunk(event(1)) + chunk(event(2)) + chunk(event(3)) + chunk(EVENT) + chunk(DONE) + LAST
+        )
+        for at in range(0, len(answer), size):
+            await peer.send(answer[at : at + size])
+            await asyncio.sleep(0)
+
+    async def body() -> None:
+        async with fleet(1, default=play) as f:
+            assert (await f.get(ask("n1"))).whole
+            line = (await f.logged(1))[0]
+            assert (line["prompt_tokens"], line["output_tokens"]) == (31, 9)
+
+    run(body)

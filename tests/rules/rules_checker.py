@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # shows what the running parts hold, and starts none of them
     "control": ("control", "core", "wire", "proxy", "feeds", "charts", "config.schema"),
     "config": ("config", "core.model", "core.policies.registry", "core.retry", "engines.registry"),
+    "nginx": ("nginx", "config"),
     "config.build": ("config", "core", "engines", "feeds", "proxy", "picker", "sim", "control"),
 }
 WIRES = ("config.build", "cli", "demo", "__main__")  # whatever these import, they are the outermost layer

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import re
 import stat
 import sys
 import threading
@@ -17,68 +16,11 @@ import time
 from collections.abc import Callable
 from typing import IO
 
-import msgspec
-
+from fairlead.control.log_formats import Render
 from fairlead.proxy.record import Record
 
 MAX_BATCHES = 256  # batches that may wait for the thread
 MAX_BATCH = 4_096  # records in one; written at each tick of the wheel or when full
-
-
-_SPECIAL = re.compile(r'[\s"=\\]')
-
-
-def _clean(text: str) -> str:
-    """Text from a client, fit for one field of a line: nothing in it can look like another field."""
-    if text.isprintable() and not _SPECIAL.search(text):
-        return text
-    return _SPECIAL.sub(lambda m: f"\\x{ord(m[0]):02x}", text.encode("unicode_escape").decode())
-
-
-def text_line(record: Record, wall: float) -> str:
-    """For people: time, request, where it went, how it went."""
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(wall)) + f".{int(wall % 1 * 1000):03d}Z"
-    ttft = "-" if record.ttft is None else f"{record.ttft:.3f}s"
-    tokens = f"{_or_dash(record.prompt_tokens)}+{_or_dash(record.output_tokens)}"
-    line = (
-        f"{stamp} {record.peer} {record.method or '-'} {_clean(record.path) or '-'} {record.status} "
-        f"backend={record.backend or '-'} model={_clean(record.model or '-')} tries={record.tries} tokens={tokens} "
-        f"ttft={ttft} time={record.duration:.3f}s outcome={record.outcome or '-'}"
-    )
-    if record.error:
-        line += f" error={record.error}"
-    if record.tried:
-        line += f" failed_on={','.join(record.tried)}"
-    return f"{line} id={record.request_id or '-'}\n"
-
-
-def json_line(record: Record, wall: float) -> str:
-    """For programs: one JSON object."""
-    fields = {
-        "time": round(wall, 3),
-        "id": record.request_id or None,
-        "client": record.peer,
-        "method": record.method or None,
-        "path": record.path or None,
-        "status": record.status,
-        "model": record.model,
-        "stream": record.stream,
-        "backend": record.backend,
-        "tries": record.tries,
-        "failed_on": list(record.tried),
-        "prompt_tokens": record.prompt_tokens,
-        "output_tokens": record.output_tokens,
-        "bytes_out": record.bytes_out,
-        "ttft": None if record.ttft is None else round(record.ttft, 6),
-        "duration": round(record.duration, 6),
-        "outcome": record.outcome,
-        "error": record.error or None,
-    }
-    return msgspec.json.encode(fields).decode() + "\n"
-
-
-def _or_dash(value: int | None) -> str:
-    return "-" if value is None else str(value)
 
 
 def _open(path: str) -> IO[str]:
@@ -93,10 +35,10 @@ def _open(path: str) -> IO[str]:
 class AccessLog:
     """Takes records on the loop, writes lines in a thread. `clock` is the host clock of the records' times."""
 
-    def __init__(self, path: str, format: str, clock: Callable[[], float]) -> None:
+    def __init__(self, path: str, render: Render, clock: Callable[[], float]) -> None:
         """`path` "-" is standard output. OSError when the file cannot be opened."""
         self._clock = clock
-        self._render = json_line if format == "json" else text_line
+        self._render = render
         self._file = sys.stdout if path == "-" else _open(path)
         self._batch: list[Record] = []
         self._queue: queue.Queue[tuple[float, list[Record]] | None] = queue.Queue(MAX_BATCHES)

@@ -95,8 +95,14 @@ def _guard(bound: str) -> Any:
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if local and not _asked_by_address(request.headers.get("Host", "")):
+        hosts = request.headers.getall("Host", [""])
+        if len(hosts) != 1 or (local and not _asked_by_address(hosts[0])):
             return _error(403, "ask this listener by its address or as localhost")
+        if request.method not in ("GET", "HEAD") and request.match_info.http_exception is None:
+            socket = request.get_extra_info("sockname")
+            refused = _why_not_change(request, {bound, *(socket or ())[:1]})
+            if refused is not None:
+                return _error(*refused)
         try:
             return await handler(request)
         except web.HTTPNotFound:
@@ -186,10 +192,6 @@ class Admin:
         return _json(self._switching.shown())
 
     async def _switch(self, request: web.Request) -> web.Response:
-        socket = request.get_extra_info("sockname")
-        refused = _why_not_change(request, {self._config.admin.host, *(socket or ())[:1]})
-        if refused is not None:
-            return _error(*refused)
         try:
             body = msgspec.json.decode(await request.read())
         except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -211,7 +213,10 @@ class Admin:
     async def _show_config(self, request: web.Request) -> web.Response:
         now = self._switching
         config = dataclasses.replace(self._config, policy=now.policy, shadow=now.shadow)
-        return _json(_plain(dataclasses.asdict(config)))
+        shown = _plain(dataclasses.asdict(config))
+        for table, option in ((shown["headers"], "set"), *[(backend, "headers") for backend in shown["backends"]]):
+            table[option] = [f"{line.partition(':')[0]}: (not shown)" for line in table[option]]  # they may be keys
+        return _json(shown)
 
 
 def _plain(value: Any) -> Any:

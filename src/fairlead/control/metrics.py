@@ -24,6 +24,7 @@ from fairlead.core.alerts import ShareAlert
 from fairlead.core.balancer import Balancer
 from fairlead.core.cluster.prefix import ENTRY_BYTES
 from fairlead.proxy.service import Service
+from fairlead.proxy.sockets import open_descriptors
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -94,7 +95,7 @@ class MetricsPage(Collector):
             predicted,
         )
         yield _counters("fairlead_retries", "requests moved to another backend", ("reason",), recorder.retries)
-        yield _counters("fairlead_refused", "bytes and bodies not accepted", ("reason",), recorder.refusals)
+        yield _counters("fairlead_refused", "what was refused or cut off, by reason", ("reason",), recorder.refusals)
         yield _counters("fairlead_client_aborts", "clients that left before the end", ("phase",), recorder.aborts)
         ttft = {id: n.ttft for id, n in numbers.items()}
         yield _histograms("fairlead_ttft_seconds", "request's first byte to first streamed byte", ttft)
@@ -221,13 +222,41 @@ class MetricsPage(Collector):
             "fairlead_recording_stopped", "1 when its disk has ended it", float(bool(recording.problem))
         )
 
+    def _of_limits(self, service: Service) -> Iterator[Metric]:
+        """What is used, beside what may be."""
+        limits, memory = service.limits, service.memory
+        yield GaugeMetricFamily("fairlead_connections", "open client connections", len(service.clients))
+        yield GaugeMetricFamily("fairlead_connections_limit", "how many there may be", limits.connections)
+        yield GaugeMetricFamily("fairlead_body_bytes", "bytes of request bodies held", memory.used)
+        yield GaugeMetricFamily("fairlead_body_bytes_limit", "how many may be held", memory.limit)
+        used = open_descriptors()
+        if used is not None:
+            yield GaugeMetricFamily("fairlead_descriptors", "open files and connections of this process", used)
+        if service.descriptors:
+            yield GaugeMetricFamily("fairlead_descriptors_limit", "how many it may open", service.descriptors)
+
+    def _of_tls(self, service: Service) -> Iterator[Metric]:
+        expiry = GaugeMetricFamily(
+            "fairlead_tls_expiry_timestamp_seconds", "when the first of its certificates ends", labels=("where",)
+        )
+        failed = GaugeMetricFamily(
+            "fairlead_tls_reload_failed", "1 while changed files cannot be used and older ones serve", labels=("where",)
+        )
+        for rotation in service.rotations.all:
+            if rotation.expires is not None:
+                expiry.add_metric((rotation.what,), rotation.expires)
+            failed.add_metric((rotation.what,), float(bool(rotation.problem)))
+        yield expiry
+        yield failed
+
     def _of_process(self) -> Iterator[Metric]:
         service = self._service
         decisions = HistogramMetricFamily("fairlead_decision_seconds", "time to choose a backend, one request in 8")
         decisions.add_metric((), *_buckets(self._recorder.decision))
         yield decisions
         yield GaugeMetricFamily("fairlead_loop_lag_seconds", "how late the last tick came", service.wheel.lag)
-        yield GaugeMetricFamily("fairlead_client_connections", "open client connections", len(service.clients))
+        yield from self._of_limits(service)
+        yield from self._of_tls(service)
         pools = list(service.pools.values())
         yield _Gauges([p.id for p in pools])(
             "fairlead_backend_connections", "open connections to it", [p.open for p in pools]

@@ -16,7 +16,7 @@ from fairlead.proxy.record import Record
 
 if TYPE_CHECKING:
     from fairlead.core.balancer import Balancer
-    from fairlead.proxy.client import Client
+    from fairlead.proxy.downstream import Asker
     from fairlead.proxy.exchange import Exchange
     from fairlead.wire.http1 import RequestHead
 
@@ -42,6 +42,15 @@ SECONDS = (
 )
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 5.0)
 MICRO = (5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2)
+ERROR_KINDS = (
+    "connect", "connect_timeout", "tls", "send_timeout", "timeout", "bad_response", "upstream_broken", "upstream_idle",
+)  # fmt: skip
+HURRY_KINDS = frozenset(("connect", "connect_timeout", "tls", "upstream_broken"))  # a probe should look at once
+REFUSALS = (
+    "too_many_connections", "header_timeout", "body_timeout", "client_stalled", "head_too_long", "too_many_fields",
+    "target_too_long", "body_too_large", "body_memory", "descriptors", "bad_framing", "handshake_timeout",
+    "tls_handshake", "bad_proxy_protocol", "untrusted_proxy_protocol", "too_many_streams", "rapid_reset", "frame_flood",
+)  # fmt: skip
 MAX_PATH = 512  # bytes of a path that are kept
 MAX_DECISIONS = 1_000  # more would fall out of the processor caches, which costs every request
 
@@ -95,9 +104,9 @@ class Recorder:
         self.backends: dict[str, BackendNumbers] = {}
         self.errors: dict[tuple[str, str], int] = {}  # (backend, kind)
         for id in balancer.backends:  # from the start, so that a first failure is a step from 0 to 1
-            for kind in ("connect", "timeout", "upstream_broken"):
+            for kind in ERROR_KINDS:
                 self.errors[id, kind] = 0
-        self.refusals: dict[str, int] = {}  # by reason
+        self.refusals: dict[str, int] = dict.fromkeys(REFUSALS, 0)  # by reason
         self.retries: dict[str, int] = {}  # by reason
         self.aborts: dict[str, int] = {}  # clients that left, by phase
         self.decision = Histogram(MICRO)
@@ -110,8 +119,10 @@ class Recorder:
         facts = exchange.facts
         record.request_id = request_id = exchange.request_id.decode("latin-1")
         record.arrived = arrived = exchange.arrived
-        record.peer = exchange.client.peer
-        record.method = exchange.head.method.decode("latin-1")
+        client, head = exchange.client, exchange.head
+        record.peer = client.peer if not head.forwarded else exchange.service.forwarding.client(client.peer, head)
+        record.protocol = client.protocol or ("HTTP/1.1" if head.minor else "HTTP/1.0")
+        record.method = head.method.decode("latin-1")
         record.path = exchange.path[:MAX_PATH].decode("latin-1")
         record.model = model = facts.model
         record.stream = facts.stream
@@ -173,7 +184,7 @@ class Recorder:
         self.decision.observe(seconds)
 
     def early(
-        self, client: Client, status: int, reason: str, head: RequestHead | None = None, request_id: bytes = b""
+        self, client: Asker, status: int, reason: str, head: RequestHead | None = None, request_id: bytes = b""
     ) -> None:
         """A request was refused before it became an exchange; `head` is None when not even that could be read."""
         key = ("", "", status)
@@ -193,7 +204,7 @@ class Recorder:
                 sink(record)
 
     def refused(self, reason: str) -> None:
-        """Bytes or a body that we do not accept."""
+        """Something was refused, or cut off for a limit; a limit met shows here whoever met it."""
         self.refusals[reason] = self.refusals.get(reason, 0) + 1
 
     def retried(self, reason: str) -> None:
@@ -204,5 +215,5 @@ class Recorder:
         """A backend failed a request."""
         key = (backend, kind)
         self.errors[key] = self.errors.get(key, 0) + 1
-        if kind in ("connect", "upstream_broken") and self.on_connect_failure is not None:
+        if kind in HURRY_KINDS and self.on_connect_failure is not None:
             self.on_connect_failure(backend)

@@ -28,7 +28,9 @@ def _number(value: float | None, digits: int = 6) -> float | None:
 
 
 def state_of(backend: Backend, now: float) -> tuple[str, str]:
-    """(state, reason): up, down, ejected, draining."""
+    """(state, reason): up, down, ejected, draining, disabled."""
+    if not backend.enabled:
+        return "disabled", "marked as down: it gets no requests"
     if not backend.up:
         return "down", backend.probes.reason
     if backend.draining:
@@ -89,6 +91,8 @@ class Views:
             "models": sorted(b.models) if b.models is not None else None,
             "weight": b.weight if b.weight_set else None,
             "max_connections": b.max_connections,
+            "enabled": b.enabled,
+            "backup": b.backup,
             "capacity": _number(b.capacity, 4),
             "slowdown": _number(b.slowdown, 4),
             "prefill_slowdown": _number(b.prefill_slowdown, 4),

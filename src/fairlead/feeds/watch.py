@@ -11,10 +11,10 @@ import asyncio
 import contextlib
 import logging
 import random
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -46,6 +46,8 @@ class WatchSettings:
     metrics_url: str | None = None
     engine: str | None = None  # a dialect's name; None: find out
     models: frozenset[str] | None = None  # None: ask the engine
+    server_name: str | None = None  # to ask for and to find in its certificate; None: its host
+    context: Callable[[], ssl.SSLContext] | None = None  # that https is spoken with, asked for each time
 
 
 @dataclass(slots=True)
@@ -76,31 +78,38 @@ class Watch:
         clock: Callable[[], float],
         changed: Callable[[str, bool], None],
     ) -> None:
+        """`url` may be unix:/PATH: such a backend is asked through a session of the watch's own."""
         self.id = id
+        self._socket_path = url.removeprefix("unix:") if url.startswith("unix:") else ""
         self.url = url.rstrip("/")
+        self._base = "http://localhost" if self._socket_path else self.url
         self.settings = settings
         self.about = About()
         self.dialect: Dialect | None = DIALECTS.get(settings.engine) if settings.engine else None
         self.first_round = asyncio.Event()  # set when the backend was asked once
         self._balancer = balancer
         self._session = session
+        self._own_session: aiohttp.ClientSession | None = None
         self._clock = clock
         self._changed = changed
         self._hurry = asyncio.Event()
         self._found_at = float("-inf")
         self._tasks: list[asyncio.Task[None]] = []
-        parts = urlsplit(self.url)
-        self._root = f"{parts.scheme}://{parts.netloc}"
         self._jitter = random.Random(id)  # noqa: S311 -- spreads probes over time, no secret
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
+        if self._socket_path:
+            connector = aiohttp.UnixConnector(self._socket_path, limit=8, keepalive_timeout=4.0)
+            self._own_session = aiohttp.ClientSession(connector=connector, headers=self._session.headers)
         self._tasks = [loop.create_task(self._health_loop()), loop.create_task(self._metrics_loop())]
 
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._own_session is not None:
+            await self._own_session.close()
 
     def hurry(self) -> None:
         """A request failed here: look soon, not at the next turn."""
@@ -228,7 +237,7 @@ class Watch:
     async def _scrape(self, dialect: Dialect) -> bool:
         """One reading; False when none of the engine's metrics addresses gave numbers."""
         settings = self.settings
-        urls = (settings.metrics_url,) if settings.metrics_url else dialect.metrics_urls(self.url)
+        urls = (settings.metrics_url,) if settings.metrics_url else dialect.metrics_urls(self._base)
         if self.about.metrics_url in urls:
             urls = (self.about.metrics_url,)
         if not urls:
@@ -268,10 +277,19 @@ class Watch:
 
     async def _get(self, path: str, timeout: float, limit: int) -> Answer:
         """GET with bounds on time and size. TimeoutError, aiohttp.ClientError, OSError; ValueError if too large."""
-        url = path if path.startswith(("http://", "https://")) else self.url + path
+        url = path if path.startswith(("http://", "https://")) else self._base + path
+        settings, session = self.settings, self._session
+        if self._own_session is not None and url.startswith(f"{self._base}/"):  # else it is another port's
+            session = self._own_session
         async with (
             asyncio.timeout(timeout),
-            self._session.get(url, allow_redirects=False, headers={"Accept-Encoding": "identity"}) as response,
+            session.get(
+                url,
+                allow_redirects=False,
+                headers={"Accept-Encoding": "identity"},
+                ssl=settings.context() if settings.context is not None else True,
+                server_hostname=settings.server_name,
+            ) as response,
         ):
             body = bytearray()
             async for chunk in response.content.iter_chunked(65_536):

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import select
-import socket
-import struct
 from typing import TYPE_CHECKING, cast
 
+from fairlead.proxy.answers import Http1Answers
+from fairlead.proxy.http2 import Http2Connection
+from fairlead.proxy.memory import Body, too_large
+from fairlead.proxy.sockets import has_come, has_left, reset_transport
 from fairlead.proxy.timers import NEVER, TICK
-from fairlead.wire.chunked import ChunkScanner
 from fairlead.wire.errors import error_body, render
 from fairlead.wire.fields import BadHttp
-from fairlead.wire.http1 import RequestHead, check_partial, parse_request
+from fairlead.wire.http1 import EMPTY_LINES, RequestHead, check_partial, parse_request
 
 if TYPE_CHECKING:
     from fairlead.proxy.exchange import Exchange
@@ -25,57 +25,45 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fairlead")
 
-MAX_PIECES = 1_024  # chunks of a body kept apart
 MAX_PIPELINED = 65_536  # bytes kept of requests behind the running one; then reading stops
+MAX_UNSENT = 4_096  # bytes that may wait for the client: with one read of the loop (256,000) less than 256 KiB
+MAX_REFUSING = 256  # connections beyond the limit that are told so; further ones are just closed
+PREFACE_LINE = b"PRI * HTTP/2.0\r\n\r\n"  # what an HTTP/2 client begins with where it expects no HTTP/1
 LINGER_SECONDS = 2.0  # after an early refusal: read on for so long,
 LINGER_BYTES = 65_536  # or so much, so that our answer is not lost in a reset
 
 READ_HEAD, READ_BODY, BUSY, LINGER, CLOSED = range(5)
 
 
-class Client(asyncio.Protocol):
+class Client(Http1Answers, asyncio.Protocol):
     """A downstream connection. All its state is of the request at hand, but for what waits in `_buffer`."""
 
+    protocol = ""  # told by each request's head
+
     __slots__ = (
-        "_body",
-        "_buffer",
-        "_head",
-        "_left",
-        "_lingered",
-        "_paused",
-        "_pieces",
-        "_scanner",
-        "_unsent",
-        "arrived",
-        "deadline",
-        "exchange",
-        "keep_alive",
-        "peer",
-        "service",
-        "stalled",
-        "state",
-        "transport",
-        "wake",
-        "write",
+        "_body", "_buffer", "_checked", "_head", "_lingered", "_paused", "_unsent", "arrived", "deadline", "exchange",
+        "http2", "keep_alive", "peer", "plain", "secure", "service", "stalled", "state", "transport", "wake", "write",
     )  # fmt: skip
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, peer: str = "", *, http2: bool = False) -> None:
+        """`peer` where the listener knows better than the socket; `http2`: may it begin with HTTP/2's preface?"""
         self.service = service
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
-        self.peer = ""
+        self.peer = peer
+        self.http2 = http2
+        self.secure = False  # does it speak TLS?
         self.state = READ_HEAD
         self.exchange: Exchange | None = None
         self.keep_alive = True
+        self.plain = False  # an HTTP/1.0 client, that knows no chunks
         self.stalled = False  # the client does not read what we write
         self.deadline = NEVER
         self.wake = NEVER
         self.arrived = 0.0  # when the request's first byte came
         self._buffer = b""
+        self._checked = 0  # bytes of `_buffer` that are known to hold no head's end
         self._head: RequestHead | None = None
-        self._body: list[bytes] = []
-        self._pieces: list[bytes] = []  # what the scanner found since `_body` was last added to
-        self._left = 0  # body bytes to come, where the length is known
-        self._scanner: ChunkScanner | None = None
+        self._body: Body | None = None  # while it comes in
         self._paused = False
         self._lingered = 0
         self._unsent = 0  # bytes in the write buffer when the client was last seen stalled
@@ -86,11 +74,19 @@ class Client(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self.write = self.transport.write
         self.arrived = self.service.clock()
-        peer = transport.get_extra_info("peername")
-        self.peer = peer[0] if isinstance(peer, tuple) else "unix"
+        if not self.peer:
+            peer = transport.get_extra_info("peername")
+            self.peer = peer[0] if isinstance(peer, tuple) and peer else "unix"
+        self.secure = transport.get_extra_info("sslcontext") is not None
+        self.transport.set_write_buffer_limits(high=MAX_UNSENT)
         if not self.service.client_connected(self):
             self.state = BUSY
-            self._error_and_close(503, "too_many_connections", "too many connections: try again soon", retry_after=1)
+            if len(self.service.clients) > self.service.limits.connections + MAX_REFUSING:
+                self.service.recorder.refused("too_many_connections")
+                self.abort()
+            else:
+                message = "too many connections: try again soon"
+                self._error_and_close(503, "too_many_connections", message, retry_after=1)
             return
         self.set_deadline(self.service.timeouts.client_header)
 
@@ -119,6 +115,8 @@ class Client(asyncio.Protocol):
         self.state = CLOSED
         self.deadline = NEVER
         self.service.client_lost(self)
+        if self._body is not None:
+            self._body.drop()
         if self.exchange is not None:
             self.exchange.client_gone()
 
@@ -161,60 +159,80 @@ class Client(asyncio.Protocol):
             self._error_and_close(408, "body_timeout", "the request's body did not come in time")
         elif self.state == READ_HEAD and self._buffer:
             self._error_and_close(408, "header_timeout", "the request's head did not come in time")
+        elif self.state == READ_HEAD and not unsent and has_come(self.transport):
+            self.set_deadline(self.service.timeouts.client_header)  # a request that came just now: it is served whole
+        elif self.state == READ_HEAD and not unsent:
+            self._close()  # nothing of a request was read: it may be sent again
         else:
+            if unsent:
+                self.service.recorder.refused("client_stalled")
             self.abort()
 
     # --- reading ---------------------------------------------------------------------------------------------
 
     def _read_head(self, buffer: bytes) -> None:
         service = self.service
-        if buffer[:2] == b"\r\n":
-            buffer = buffer[2:]  # RFC 9112 section 2.2: one empty line before a request is ignored
-        if not self._buffer:
+        checked = self._checked
+        if not checked:
             self.arrived = service.clock()
-        end = buffer.find(b"\r\n\r\n")
+        if buffer[:2] == b"\r\n":  # RFC 9112 section 2.2: empty lines before a request are ignored
+            buffer, checked = EMPTY_LINES.sub(b"", buffer), 0
+        end = buffer.find(b"\r\n\r\n", checked - 3 if checked > 3 else 0)
         limit = service.limits.head
         try:
             if end < 0 or end > limit:
-                if not self._buffer and buffer:
+                if not checked and buffer and buffer != b"\r":  # the empty lines before a request win no time
                     self.set_deadline(service.timeouts.client_header)
                 self._buffer = buffer
-                check_partial(buffer)
-                if len(buffer) > limit:
+                self._checked = len(buffer)
+                check_partial(buffer[checked - 1 if checked and buffer[checked - 1] == 13 else checked : limit + 4])
+                if len(buffer) > limit + 3:  # as many may be a head of `limit` bytes whose empty line is not whole
                     raise BadHttp(431, "head_too_long", f"the request head is longer than {limit} bytes")
                 return
             self._buffer = b""
+            self._checked = 0
             head = parse_request(buffer[:end], service.limits.headers)
             self._head = head
             self.keep_alive = head.keep_alive
+            self.plain = head.minor == 0
             service.check(head)
             length = head.content_length or 0
             if length > service.limits.body:
-                raise self._too_large()
+                raise too_large(service.limits.body)
+            if length:
+                service.memory.check(length)
         except BadHttp as problem:
-            service.recorder.refused(problem.reason)
-            self._error_and_close(problem.status, problem.reason, problem.message)
+            if self.http2 and buffer.startswith(PREFACE_LINE):
+                self._switch(buffer)
+            else:
+                self._refuse(problem)
             return
         rest = buffer[end + 4 :]
         have = len(rest)
         if head.chunked:
-            self._body = []
-            self._pieces = []
-            self._scanner = ChunkScanner(self._pieces)
-            self._begin_body(head, rest)
+            self._begin_body(head, None, rest)
         elif have == length:
             self._request(head, rest)
         elif have > length:
             self._buffer = rest[length:]
             self._request(head, rest[:length])
         else:
-            self._body = []
-            self._left = length
-            self._scanner = None
-            self._begin_body(head, rest)
+            self._begin_body(head, length, rest)
 
-    def _begin_body(self, head: RequestHead, rest: bytes) -> None:
+    def _switch(self, buffer: bytes) -> None:
+        """It speaks HTTP/2 from its first byte: the connection is no longer ours."""
+        self.state = CLOSED
+        self.deadline = NEVER
+        self.service.client_lost(self)
+        connection = Http2Connection(self.service, self.peer)
+        self.transport.set_protocol(connection)
+        connection.connection_made(self.transport)
+        connection.data_received(buffer)
+
+    def _begin_body(self, head: RequestHead, length: int | None, rest: bytes) -> None:
+        service = self.service
         self.state = READ_BODY
+        self._body = Body(service.memory, service.limits.body, length, service.wheel.now + TICK)
         self.set_deadline(self.service.timeouts.client_body)
         if rest:
             self._read_body(rest)
@@ -222,41 +240,19 @@ class Client(asyncio.Protocol):
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _read_body(self, data: bytes) -> None:
-        scanner = self._scanner
-        head = self._head
+        body, head = self._body, self._head
+        assert body is not None
         assert head is not None
-        self.deadline = self.service.wheel.now + self.service.timeouts.client_body
-        if scanner is None:
-            have = len(data)
-            if have < self._left:
-                self._left -= have
-                self._body.append(data)
-                return
-            self._body.append(data[: self._left] if have > self._left else data)
-            self._buffer = data[self._left :]
+        try:
+            whole = body.feed(data)
+        except BadHttp as problem:
+            self._refuse(problem)
+            return
+        if whole:
+            self._body, self._buffer = None, body.rest
+            self._request(head, body.take())
         else:
-            try:
-                scanner.feed(data)
-                if scanner.payload > self.service.limits.body:
-                    raise self._too_large()
-            except BadHttp as problem:
-                self.service.recorder.refused(problem.reason)
-                self._error_and_close(problem.status, problem.reason, problem.message)
-                return
-            if len(self._pieces) > MAX_PIECES:  # a body in tiny chunks must not become millions of objects
-                self._body.append(b"".join(self._pieces))
-                self._pieces.clear()
-            if not scanner.done:
-                return
-            self._body += self._pieces
-            self._buffer = data[scanner.end :]
-        body = b"".join(self._body)
-        self._body, self._scanner = [], None
-        self._request(head, body)
-
-    def _too_large(self) -> BadHttp:
-        limit = self.service.limits.body
-        return BadHttp(413, "body_too_large", f"the request body is larger than {limit} bytes (limits.body)")
+            self.deadline = body.deadline(self.service.wheel.now, self.service.timeouts.client_body)
 
     def _request(self, head: RequestHead, body: bytes) -> None:
         self.state = BUSY
@@ -292,6 +288,7 @@ class Client(asyncio.Protocol):
 
     def _next(self) -> None:
         self.state = READ_HEAD
+        self.http2 = False
         if self.stalled:
             self._unsent = self.transport.get_write_buffer_size()
         self.deadline = self.service.wheel.now + self.service.timeouts.client_idle
@@ -332,6 +329,10 @@ class Client(asyncio.Protocol):
         extra = b"retry-after: %d\r\n" % retry_after if retry_after is not None else b""
         self.respond(exchange.head, status, body, exchange.request_id, extra)
 
+    def _refuse(self, problem: BadHttp) -> None:
+        again = 1 if problem.status == 503 else None
+        self._error_and_close(problem.status, problem.reason, problem.message, retry_after=again)
+
     def _error_and_close(self, status: int, code: str, message: str, retry_after: int | None = None) -> None:
         """Refuse before a request is complete: answer, close our side, and read on a little.
 
@@ -339,12 +340,16 @@ class Client(asyncio.Protocol):
         """
         self.keep_alive = False
         extra = b"retry-after: %d\r\n" % retry_after if retry_after is not None else b""
-        body = error_body(status, code, message)
         head = self._head  # known when it was the body that we refused
+        anthropic = head is not None and head.target.partition(b"?")[0] == b"/v1/messages"
+        body = error_body(status, code, message, anthropic=anthropic)
         request_id = (head.request_id if head is not None else None) or self.service.new_request_id()
         self.write(render(status, body, request_id, extra, close=True))
+        self.service.recorder.refused(code)
         self.service.recorder.early(self, status, code, head, request_id)
-        self._head, self._body, self._scanner, self._buffer = None, [], None, b""
+        if self._body is not None:
+            self._body.drop()
+        self._head, self._body, self._buffer, self._checked = None, None, b"", 0
         self.state = LINGER
         self.set_deadline(LINGER_SECONDS)
         if self.transport.can_write_eof():
@@ -358,27 +363,25 @@ class Client(asyncio.Protocol):
         if self.state == CLOSED:
             return
         if reset:
-            sock = self.transport.get_extra_info("socket")
-            if sock is not None:  # without lingering a close is a reset, not an orderly end
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.abort()
+            self._reset()
         else:
             self._close()
 
     def has_left(self) -> bool:
-        """Has it closed its side? For when its bytes are not read: what stands before its end would hide that."""
-        sock = self.transport.get_extra_info("socket")
-        if sock is None or sock.fileno() < 0:
-            return False
-        poll = select.poll()
-        poll.register(sock.fileno(), select.POLLRDHUP)
-        return bool(poll.poll(0))
+        """Has it closed its side?"""
+        return has_left(self.transport)
 
     def abort(self) -> None:
-        """Close at once."""
-        if self.state != CLOSED:
+        """Close at once; with a reset when it did not take all, as the kernel would go on offering that."""
+        if self.state != CLOSED and self.transport.get_write_buffer_size():
+            self._reset()
+        elif self.state != CLOSED:
             self.state = LINGER
             self.transport.abort()
+
+    def _reset(self) -> None:
+        self.state = LINGER
+        reset_transport(self.transport)
 
     @property
     def busy(self) -> bool:

@@ -17,6 +17,18 @@ from fairlead.core.balancer import ABANDONED, CLIENT_GONE, ERROR, FAILED, OK, RE
 from fairlead.core.model import Facts, Kind, Refusal, Usage
 from fairlead.core.retry import CONNECT, TIMEOUT
 from fairlead.proxy.timers import TICK
+from fairlead.proxy.tries import (
+    BAD_RESPONSE,
+    BEGUN,
+    CONNECT_TIMEOUT,
+    CONNECTING,
+    ENDED,
+    RELAYING,
+    SEND_TIMEOUT,
+    WAITING,
+    failed,
+    moved,
+)
 from fairlead.proxy.upstream import Upstream
 from fairlead.wire.errors import error_event
 from fairlead.wire.http1 import RequestHead, ResponseHead
@@ -24,11 +36,10 @@ from fairlead.wire.openai import USAGE_TAIL, read_usage, stream_overhead
 
 if TYPE_CHECKING:
     from fairlead.core.cluster.ledger import Lease
-    from fairlead.proxy.client import Client
+    from fairlead.proxy.downstream import Downstream
     from fairlead.proxy.service import Service
 
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
-CONNECTING, WAITING, RELAYING, ENDED = "connecting", "waiting", "relaying", "ended"
 
 
 class Exchange:
@@ -36,16 +47,16 @@ class Exchange:
 
     __slots__ = (
         "arrived", "body", "bytes_out", "client", "error", "facts", "first_byte_at", "head", "idle", "lease", "path",
-        "phase", "placed",
-        "replay_safe", "request_id", "resent", "response", "service", "status", "tried", "tries", "upstream", "usage",
-        "wheel",
+        "phase", "placed", "replay_safe", "request_id", "resent", "response", "service", "status", "target", "tried",
+        "tries", "unsent", "upstream", "usage", "wheel",
     )  # fmt: skip
 
     def __init__(
         self,
         service: Service,
-        client: Client,
+        client: Downstream,
         head: RequestHead,
+        target: bytes,
         path: bytes,
         body: bytes,
         facts: Facts,
@@ -58,8 +69,11 @@ class Exchange:
         self.idle = service.timeouts.idle + TICK
         self.client = client
         self.head = head
-        self.path = path
-        self.body = body
+        self.target = target  # as the backend is asked for it
+        self.path = path  # of that, without the query
+        self.body = body  # counted in `service.memory` until it is let go of
+        service.memory.used += len(body)
+        self.unsent = 0  # bytes of the request that the backend had not taken when it was last looked at
         self.facts = facts
         self.request_id = request_id
         self.arrived = arrived
@@ -83,21 +97,21 @@ class Exchange:
     @property
     def relaying(self) -> bool:
         """Has the answer begun?"""
-        return self.phase is RELAYING
+        return self.phase is RELAYING or self.phase is BEGUN
 
     def start(self) -> None:
         """Choose a backend and send; or answer with the reason why not."""
         self.placed = self.service.clock()
-        self._place(self.placed)
+        self.place(self.placed)
 
-    def _place(self, now: float) -> None:
+    def place(self, now: float) -> None:
         service = self.service
         lease = service.balancer.assign(self.facts, now, self.tried)
         service.placed += 1
         if not service.placed & 7:
             service.recorder.decided(service.clock() - now)
         if isinstance(lease, Refusal):
-            self._refuse(lease.status, lease.code, lease.message, lease.param, lease.retry_after)
+            self.refuse(lease.status, lease.code, lease.message, lease.param, lease.retry_after)
             return
         self.lease = lease
         self.tries += 1
@@ -123,6 +137,8 @@ class Exchange:
         self.phase = WAITING
         self.client.set_deadline(service.timeouts.first_byte)
         pool = upstream.pool
+        forward = pool.without_dropped(head.forward) if pool.drop else head.forward
+        forward += service.forwarding.lines(self.client.peer, self.client.secure, head)
         body = self.body
         if body or head.content_length is not None or head.chunked:
             framing = b"%bContent-Length: %d\r\nX-Request-Id: %b\r\n\r\n" % (
@@ -134,83 +150,95 @@ class Exchange:
             framing = b"%bX-Request-Id: %b\r\n\r\n" % (pool.via_line, self.request_id)
         upstream.send(
             self,
-            b"%b %b%b%b%b%b" % (head.method, pool.base_path, head.target, pool.host_line, head.forward, framing),
+            b"%b %b%b%b%b%b" % (head.method, pool.base_path, self.target, pool.host_line, forward, framing),
             body,
         )
 
     # --- what the upstream reports ---------------------------------------------------------------------------
 
-    def connect_failed(self, message: str) -> None:
-        """No connection could be made."""
+    def connect_failed(self, message: str, kind: str = CONNECT) -> None:
+        """No connection could be made; `kind` is how that is counted."""
         if self.phase is CONNECTING:
             self.upstream = None
-            self._failed(CONNECT, message)
+            failed(self, CONNECT, message, kind)
+
+    def upstream_blocked(self, unsent: int) -> None:
+        """The backend does not take the request at once: it has `timeouts.send` for each bit of it."""
+        if self.phase is WAITING:
+            self.unsent = unsent
+            self.client.set_deadline(self.service.timeouts.send)
+
+    def upstream_took_all(self) -> None:
+        """Now it has all of the request: the time for its answer begins."""
+        if self.phase is WAITING:
+            self.unsent = 0
+            self.client.set_deadline(self.service.timeouts.first_byte)
 
     def informational(self, response: ResponseHead) -> None:
         """A 1xx before the answer: passed on to clients that know what it is."""
-        if self.head.minor == 1 and response.status != 100 and not self.bytes_out:
-            self.client.write(response.forward + b"\r\n")
+        if response.status != 100 and not self.bytes_out:
+            self.client.interim(self, response)
 
     def head_received(self, response: ResponseHead) -> bool:
         """The answer's head: keep it until its body begins, or try elsewhere. False: this upstream is done with."""
-        if response.status in (500, 502, 503, 504, 429) and self._moved(str(response.status)):
+        if response.status in (500, 502, 503, 504, 429) and moved(self, str(response.status)):
             return False
         self.response = response
         bodyless = self.head.method == b"HEAD" or response.status in (204, 304)
         upstream = self.upstream
         if upstream is not None:
-            upstream.begin(response, bodyless=bodyless, to_http10=self.head.minor == 0)
+            upstream.begin(response, bodyless=bodyless, plain=self.client.plain)
         return True
 
     def relay(self, data: bytes) -> None:
         """Body bytes, framed for this client."""
         if self.phase is not RELAYING:
-            data = self._commit(data)
+            data = self._begin(data)
         self.bytes_out += len(data)
         client = self.client
         client.deadline = self.wheel.now + self.idle
         client.write(data)
 
+    def relay_comments(self, data: bytes) -> None:
+        """Comments of an event stream: they keep connections alive, but are no progress. The deadline stays."""
+        if self.phase is WAITING:
+            data = self._commit(data)
+            self.phase = BEGUN
+        self.bytes_out += len(data)
+        self.client.write(data)
+
+    def _begin(self, data: bytes) -> bytes:
+        """The first bytes that are an answer."""
+        upstream, client = self.upstream, self.client
+        assert upstream is not None
+        if self.phase is not BEGUN:
+            data = self._commit(data)
+        self.phase = RELAYING
+        now = self.first_byte_at = self.service.clock()
+        if upstream.sse:
+            self.service.balancer.first_token(self.lease, now)
+        if not client.stalled:
+            client.set_deadline(self.service.timeouts.idle)
+        return data
+
     def _commit(self, data: bytes) -> bytes:
         """The first byte goes out now: from here on there is no moving."""
-        service, response, upstream = self.service, self.response, self.upstream
+        response, upstream, client = self.response, self.upstream, self.client
         assert response is not None
         assert upstream is not None
-        self.phase = RELAYING
         self.status = response.status
-        now = self.first_byte_at = service.clock()
-        if upstream.sse:
-            service.balancer.first_token(self.lease, now)
-        client = self.client
+        if not self.unsent:  # nobody needs it again
+            self._let_body_go()
         if client.stalled:  # it still has not read the answer before this one
             upstream.pause()
-            client.set_deadline(service.timeouts.client_write)
-        else:
-            client.set_deadline(service.timeouts.idle)
-        if response.status == 204:
-            framing = b""
-        elif response.chunked and not upstream.recode:
-            framing = b"transfer-encoding: chunked\r\n"
-        elif response.content_length is not None:
-            framing = b"content-length: %d\r\n" % response.content_length
-        elif response.status in (204, 304) or self.head.method == b"HEAD":
-            framing = b""
-        elif upstream.recode == 2:
-            framing = b"transfer-encoding: chunked\r\n"
-        else:
-            framing = b""
-        if not client.keep_alive or service.draining or upstream.recode == 1:
-            client.keep_alive = False
-            framing += b"connection: close\r\n"
-        elif self.head.minor == 0:
-            framing += b"connection: keep-alive\r\n"
-        return b"%b%bx-request-id: %b\r\n\r\n%b" % (response.forward, framing, self.request_id, data)
+            client.set_deadline(self.service.timeouts.client_write)
+        return client.answer_head(self, response, upstream.recode) + data
 
     def answered(self, upstream: Upstream) -> None:
         """The answer was relayed to its end."""
         response = self.response
         assert response is not None
-        if self.phase is not RELAYING:
+        if not self.relaying:
             self.relay(b"")  # an empty body has no first byte to wait for
         self.upstream = None
         if response.keep_alive and not upstream.closed and upstream.transport.get_write_buffer_size() == 0:
@@ -241,16 +269,16 @@ class Exchange:
             self.upstream = None
             self._send(fresh=True)
             return
-        self._failed(CONNECT, "the connection to the backend broke before an answer began")
+        failed(self, CONNECT, "the connection to the backend broke before an answer began")
 
     def upstream_bad(self, message: str) -> None:
         """The backend's answer cannot be trusted."""
-        self._failed("bad_response", message)
+        failed(self, BAD_RESPONSE, message)
 
     def upstream_broken(self, message: str) -> None:
         """The answer broke off in its middle."""
-        if self.phase is not RELAYING:
-            self._failed(CONNECT, "the connection to the backend broke before an answer began")
+        if not self.relaying:
+            failed(self, CONNECT, "the connection to the backend broke before an answer began")
             return
         self.error = "upstream_broken"
         self._break(message)
@@ -261,7 +289,7 @@ class Exchange:
         """Nobody waits for the answer: free the GPU at once."""
         if self.phase is ENDED:
             return
-        self._drop_upstream()
+        self.drop_upstream()
         self.status = self.status or 499
         self.error = "client_gone"
         self._end(CLIENT_GONE)
@@ -269,14 +297,21 @@ class Exchange:
     def on_deadline(self) -> None:
         """The time of the phase is over."""
         if self.phase is CONNECTING:
-            self._failed(CONNECT, "the backend did not accept a connection in time")
+            failed(self, CONNECT, "the backend did not accept a connection in time", CONNECT_TIMEOUT)
+        elif self.phase is WAITING and self.unsent and self.upstream is not None:
+            left = self.upstream.transport.get_write_buffer_size()
+            if left < self.unsent:  # slow, but it reads
+                self.upstream_blocked(left)
+            else:
+                failed(self, TIMEOUT, "the backend takes nothing of the request", SEND_TIMEOUT)
         elif self.phase is WAITING:
-            self._failed(TIMEOUT, "the backend did not begin an answer in time")
-        elif self.phase is RELAYING:
+            failed(self, TIMEOUT, "the backend did not begin an answer in time")
+        elif self.relaying:
             if self.client.stalled:
                 self.error = "client_stalled"
-                self._drop_upstream()
-                self._end(CLIENT_GONE)
+                self.service.recorder.refused(self.error)
+                self.drop_upstream()
+                self._end(CLIENT_GONE, keep_client=True)
                 self.client.abort()
             else:
                 self.error = "upstream_idle"
@@ -284,72 +319,36 @@ class Exchange:
 
     def shutdown(self) -> None:
         """The drain's time is over."""
-        if self.phase is RELAYING:
+        if self.relaying:
             self.error = "shutdown"
             self._break("the balancer is shutting down", ABANDONED)
         elif self.phase is not ENDED:
-            self._drop_upstream()
-            self._refuse(503, "shutdown", "the balancer is shutting down: send the request again", None, 1)
+            self.drop_upstream()
+            self.refuse(503, "shutdown", "the balancer is shutting down: send the request again", None, 1)
 
     # --- ends ------------------------------------------------------------------------------------------------
 
-    def _moved(self, reason: str) -> bool:
-        """Try another backend if the rules allow it; the failed one is told."""
-        service = self.service
-        now = service.clock()
-        balancer = service.balancer
-        if reason not in balancer.retry_rules.on or self.phase is RELAYING:
-            return False
-        if reason != CONNECT and not self.replay_safe:
-            return False
-        if not balancer.may_retry(self.lease, reason, self.tries, self.placed, now, self.tried):
-            return False
-        self._fail_lease(reason, now)
-        self._drop_upstream()
-        service.recorder.retried(reason)
-        self.phase = CONNECTING
-        self._place(now)
-        return True
+    def _let_body_go(self) -> None:
+        self.service.memory.used -= len(self.body)
+        self.body = b""
 
-    def _failed(self, reason: str, message: str) -> None:
-        """The try failed before the commit point."""
-        sent = self.phase is WAITING
-        if sent and reason == CONNECT and not self.replay_safe:
-            moved = False  # the engine may have done it: only what is known to be harmless is sent twice
-        else:
-            moved = self._moved(reason)
-        if moved:
-            return
-        now = self.service.clock()
-        self._fail_lease(reason, now)
-        self._drop_upstream()
-        if reason == TIMEOUT:
-            self._refuse(504, "upstream_timeout", f"{message}: try again, or raise timeouts.first_byte")
-        elif reason == "bad_response":
-            self._refuse(502, "bad_response", f"{message}: the engine or something before it is at fault")
-        else:
-            self._refuse(502, "upstream_unreachable", f"{message}: the fleet's operator should look at its backends")
-
-    def _fail_lease(self, reason: str, now: float) -> None:
-        backend = self.lease.backend
-        self.tried += (backend.id,)
-        if reason == "429":  # it is busy, not broken
-            self.service.balancer.finish(self.lease, ABANDONED, now)
-            return
-        self.service.failed(backend.id, reason)
-        self.service.balancer.finish(self.lease, FAILED, now, reason=reason)
-
-    def _drop_upstream(self) -> None:
+    def drop_upstream(self) -> None:
         upstream, self.upstream = self.upstream, None
         if upstream is not None:
             upstream.close()
 
-    def _refuse(
-        self, status: int, code: str, message: str, param: str | None = None, retry_after: int | None = None
+    def refuse(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        param: str | None = None,
+        retry_after: int | None = None,
+        error: str = "",
     ) -> None:
-        """Answer with an error of our own; nothing of another answer was written yet."""
+        """Answer with an error of our own; nothing of another answer was written yet. `error`: as the log calls it."""
         self.status = status
-        self.error = code
+        self.error = error or code
         client = self.client
         self._end(REFUSED, keep_client=True)
         client.respond_error(self, status, code, message, param, retry_after)
@@ -361,22 +360,18 @@ class Exchange:
         if upstream is not None and upstream.sse and upstream.between_events:
             # The empty lines end an event that broke off half-way, so that ours can be read.
             event = b"\n\n" + error_event("stream_broken", message, anthropic=self.path == b"/v1/messages")
-            if self.head.minor == 1:
-                event = b"%x\r\n%b\r\n" % (len(event), event)
-        until_close = self.head.minor == 0 and (self.response is None or self.response.content_length is None)
-        self._drop_upstream()
+        self.drop_upstream()
         if outcome == FAILED:
             self.service.failed(self.lease.backend.id, self.error)
-        if event:
-            client.write(event)
         self._end(outcome, keep_client=True)
-        # Where only the close tells the end, a clean close would be a lie.
-        client.cut(reset=until_close and not event)
+        client.break_off(self, event)
 
     def _end(self, outcome: str, *, keep_client: bool = False) -> None:
         if self.phase is ENDED:
             return
         self.phase = ENDED
+        if self.body:
+            self._let_body_go()
         service = self.service
         now = service.clock()
         if self.lease is not None:

@@ -17,7 +17,8 @@ class Record:
 
     __slots__ = (
         "arrived", "bytes_out", "cached_tokens", "duration", "error", "lease", "method", "model", "outcome",
-        "output_tokens", "path", "peer", "prompt_tokens", "request_id", "status", "stream", "tried", "tries", "ttft",
+        "output_tokens", "path", "peer", "prompt_tokens", "protocol", "request_id", "status", "stream", "tried",
+        "tries", "ttft",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -25,6 +26,7 @@ class Record:
         self.arrived = 0.0
         self.peer = ""  # the client's address
         self.method = ""
+        self.protocol = "HTTP/1.1"
         self.path = ""  # without the query
         self.model: str | None = None
         self.stream = False

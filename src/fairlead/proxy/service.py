@@ -6,24 +6,32 @@ Holds what connections and exchanges share; all its parts come in ready-made (co
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from fairlead.core.balancer import Balancer
 from fairlead.core.model import Facts
-from fairlead.proxy.client import Client
 from fairlead.proxy.exchange import IDEMPOTENT, Exchange
+from fairlead.proxy.forwarded import Forwarding
+from fairlead.proxy.memory import BodyMemory
 from fairlead.proxy.pool import Pool
 from fairlead.proxy.timers import Wheel
+from fairlead.proxy.tls import Rotations
+from fairlead.proxy.tries import DESCRIPTORS, TLS
 from fairlead.proxy.upstream import Upstream
 from fairlead.wire.errors import error_body
 from fairlead.wire.fields import BadHttp
 from fairlead.wire.http1 import RequestHead
-from fairlead.wire.openai import BadBody, body_field, read_facts
+from fairlead.wire.openai import BadBody, body_field, read_facts, route_of
+
+if TYPE_CHECKING:
+    from fairlead.proxy.downstream import Asker, Connection, Downstream
+    from fairlead.proxy.listener import Listener
 
 DRAIN_STEP = 0.02  # seconds between two looks whether all is done
 LAST_BYTES_SECONDS = 1.0  # after the drain's end: time for the last bytes to leave
@@ -41,6 +49,8 @@ class TimeoutSettings:
     client_body: float
     client_idle: float
     client_write: float
+    send: float = 60.0
+    handshake: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,17 @@ class LimitSettings:
     head: int
     headers: int
     connections: int
+    streams: int = 100
+    body_memory: int = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Requests for paths that begin with `prefix` go to these backends only."""
+
+    prefix: bytes
+    backends: frozenset[str]
+    strip: bool = False  # is the beginning taken away?
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +89,7 @@ class Recorder(Protocol):
     def finished(self, exchange: Exchange, outcome: str, now: float) -> None: ...
 
     def early(
-        self, client: Client, status: int, reason: str, head: RequestHead | None = None, request_id: bytes = b""
+        self, client: Asker, status: int, reason: str, head: RequestHead | None = None, request_id: bytes = b""
     ) -> None: ...
 
     def refused(self, reason: str) -> None: ...
@@ -94,6 +115,8 @@ class Service:
         models_body: Callable[[], bytes],
         session: SessionSource | None = None,
         hash_prompts: bool = False,
+        routes: Sequence[Route] = (),
+        forwarding: Forwarding | None = None,
     ) -> None:
         """`hash_prompts`: somebody besides the balancer wants the prompts' block hashes."""
         self.loop = loop
@@ -102,13 +125,17 @@ class Service:
         self.recorder = recorder
         self.timeouts = timeouts
         self.limits = limits
+        self.memory = BodyMemory(limits.body_memory)
+        self.descriptors = 0  # how many this process may have; 0: not known
         self.session = session  # changes when policies are switched
         self.hash_prompts = hash_prompts
         self.models_body = models_body
+        self.routes = sorted(routes, key=lambda route: len(route.prefix), reverse=True)
+        self.forwarding = forwarding or Forwarding()
         self.pools: dict[str, Pool] = {}
         self.wheel = Wheel(loop)
-        self.clients: set[Client] = set()
-        self.paused: set[Client] = set()  # clients that are not read, and so cannot tell us that they leave
+        self.clients: set[Connection] = set()
+        self.paused: set[Connection] = set()  # clients that are not read, and so cannot tell us that they leave
         self.exchanges: set[Exchange] = set()
         self.draining = False
         self._prefix = os.urandom(6).hex().encode()
@@ -116,23 +143,15 @@ class Service:
         self.via = b"1.1 " + self.pseudonym
         self._ids = 0
         self.placed = 0  # choices made
-        self._servers: list[asyncio.AbstractServer] = []
+        self.listeners: list[Listener] = []
+        self.rotations = Rotations()
         self._connecting: set[asyncio.Task[None]] = set()
         self._ticks = 0
 
     # --- life ------------------------------------------------------------------------------------------------
 
-    async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> tuple[str, int]:
-        """Serve on an address; the address really bound. OSError when it cannot be had."""
-        server = await self.loop.create_server(
-            lambda: Client(self), host, port, ssl=tls, backlog=4096, ssl_handshake_timeout=10.0 if tls else None
-        )
-        self._servers.append(server)
-        bound = server.sockets[0].getsockname()
-        return bound[0], bound[1]
-
     def start(self) -> None:
-        """Start the clockwork; call before `listen`."""
+        """Start the clockwork; call before listeners are opened."""
         self.wheel.on_tick.append(self._tick)
         self.wheel.start()
 
@@ -148,8 +167,8 @@ class Service:
     async def drain(self, seconds: float) -> int:
         """Stop accepting, let running requests finish, break off the rest; how many were broken off."""
         self.draining = True
-        for server in self._servers:
-            server.close()
+        for listener in self.listeners:
+            listener.stop()
         for client in list(self.clients):
             client.finish()
         until = self.clock() + seconds
@@ -170,24 +189,25 @@ class Service:
     async def close(self) -> None:
         """Let go of everything."""
         self.wheel.stop()
+        self.rotations.stop()
         for pool in self.pools.values():
             pool.close()
         for task in list(self._connecting):
             task.cancel()
         for client in list(self.clients):
             client.abort()
-        for server in self._servers:
-            server.close()
+        for listener in self.listeners:
+            listener.close()
         await asyncio.sleep(0)
 
     # --- clients ---------------------------------------------------------------------------------------------
 
-    def client_connected(self, client: Client) -> bool:
+    def client_connected(self, client: Connection) -> bool:
         """A connection was accepted; False when there are too many."""
         self.clients.add(client)
         return len(self.clients) <= self.limits.connections
 
-    def client_lost(self, client: Client) -> None:
+    def client_lost(self, client: Connection) -> None:
         self.clients.discard(client)
         self.paused.discard(client)
 
@@ -203,13 +223,30 @@ class Service:
                     508, "loop", "this request came through this balancer before: a backend points back to it"
                 )
 
-    def request(self, client: Client, head: RequestHead, body: bytes) -> None:
+        if head.encoded and head.method == b"POST" and route_of(head.target.partition(b"?")[0]) is not None:
+            # What it asks for would be read by the engine only.
+            raise BadHttp(415, "ambiguous_body", "the body is encoded: send it without Content-Encoding")
+
+    def request(self, client: Downstream, head: RequestHead, body: bytes) -> None:
         """A complete request: answer it here or send it on its way."""
         target = head.target
         path = target if b"?" not in target else target.partition(b"?")[0]
         request_id = head.request_id or self.new_request_id()
         if path in LOCAL and LOCAL[path](self, client, head, request_id):
             return
+        group: frozenset[str] | None = None
+        if self.routes:
+            route = next((route for route in self.routes if path.startswith(route.prefix)), None)
+            if route is None:
+                self.recorder.refused("no_route")
+                message = error_body(404, "no_route", "no route of this balancer leads there: check the path")
+                self.recorder.early(client, 404, "no_route", head, request_id)
+                client.respond(head, 404, message, request_id)
+                return
+            group = route.backends
+            if route.strip:
+                target = b"/" + target[len(route.prefix) :].removeprefix(b"/")
+                path = target.partition(b"?")[0]
         method = head.method
         facts: Facts | None = None
         replay_safe = method in IDEMPOTENT
@@ -217,18 +254,20 @@ class Service:
             try:
                 facts = read_facts(path, body, self.hash_prompts or self.balancer.uses_prefixes)
             except BadBody as problem:
-                self.recorder.refused("bad_body")
-                message = error_body(400, "bad_body", str(problem), anthropic=path == b"/v1/messages")
-                self.recorder.early(client, 400, "bad_body", head, request_id)
+                reason = problem.reason
+                self.recorder.refused(reason)
+                message = error_body(400, reason, str(problem), anthropic=path == b"/v1/messages")
+                self.recorder.early(client, 400, reason, head, request_id)
                 client.respond(head, 400, message, request_id)
                 return
             # Generation, embedding and the like change nothing: asking twice is safe, just expensive.
             replay_safe = facts is not None
         if facts is None:
             facts = Facts()
+        facts.group = group
         if self.session is not None:
             facts.session = self._session(self.session, head, body)
-        exchange = Exchange(self, client, head, path, body, facts, request_id, client.arrived, replay_safe)
+        exchange = Exchange(self, client, head, target, path, body, facts, request_id, client.arrived, replay_safe)
         client.exchange = exchange
         self.exchanges.add(exchange)
         exchange.start()
@@ -262,9 +301,16 @@ class Service:
             await upstream.pool.connect(self.loop, upstream)
             upstream.connecting = None
         except (OSError, ssl.SSLError) as problem:
-            if exchange.upstream is upstream:
-                what = "TLS with the backend failed" if isinstance(problem, ssl.SSLError) else "no connection"
-                exchange.connect_failed(what if what != "no connection" else "the backend accepts no connection")
+            if exchange.upstream is not upstream:
+                pass
+            elif isinstance(problem, ssl.SSLError):
+                exchange.connect_failed("TLS with the backend failed", TLS)
+            elif problem.errno in (errno.EMFILE, errno.ENFILE):
+                for pool in self.pools.values():
+                    pool.close()  # idle connections are the only descriptors that we can do without
+                exchange.connect_failed("the balancer has no file descriptor left", DESCRIPTORS)
+            else:
+                exchange.connect_failed("the backend accepts no connection")
             return
         if exchange.upstream is upstream and not upstream.closed:
             exchange.connected(upstream)
@@ -280,7 +326,7 @@ class Service:
         self.exchanges.discard(exchange)
 
 
-def _health(service: Service, client: Client, head: RequestHead, request_id: bytes) -> bool:
+def _health(service: Service, client: Downstream, head: RequestHead, request_id: bytes) -> bool:
     if head.method not in (b"GET", b"HEAD"):
         return False
     if service.draining:
@@ -292,14 +338,14 @@ def _health(service: Service, client: Client, head: RequestHead, request_id: byt
     return True
 
 
-def _models(service: Service, client: Client, head: RequestHead, request_id: bytes) -> bool:
+def _models(service: Service, client: Downstream, head: RequestHead, request_id: bytes) -> bool:
     if head.method not in (b"GET", b"HEAD"):
         return False
     client.respond(head, 200, service.models_body(), request_id)
     return True
 
 
-LOCAL: dict[bytes, Callable[[Service, Client, RequestHead, bytes], bool]] = {
+LOCAL: dict[bytes, Callable[[Service, Downstream, RequestHead, bytes], bool]] = {
     b"/health": _health,
     b"/v1/models": _models,
 }

@@ -7,6 +7,7 @@ chunk framing and writes the same bytes object to the client. No awaits, no task
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, cast
 
 from fairlead.wire.chunked import ChunkScanner
@@ -20,17 +21,20 @@ if TYPE_CHECKING:
 
 MAX_HEAD = 65_536  # bytes of an answer's head
 MAX_INTERIM = 16  # 1xx answers before the final one
+# Comments of an event stream, empty lines and the size lines of chunks; the last comment may be cut off.
+_COMMENTS = re.compile(rb"(?:[0-9A-Fa-f]*\r?\n|:[^\n]*\n)*(:[^\n]*)?")
 MIN_TAIL = 80  # pieces shorter than this ([DONE], the last chunk) cannot hold the usage
 
 IDLE, HEAD, LENGTH, CHUNKED, UNTIL_CLOSE = range(5)
+NONE, WHOLE, CUT = range(3)  # comments of an event stream
 
 
 class Upstream(asyncio.Protocol):
     """A connection in the pool or at work for one exchange."""
 
     __slots__ = (
-        "_buffer", "_counted", "_interim", "_left", "_scanner", "closed", "connecting", "exchange", "idle_since",
-        "paused", "pool", "recode", "requests", "sse", "state", "tail", "transport",
+        "_buffer", "_comment", "_counted", "_interim", "_left", "_scanner", "closed", "connecting", "exchange",
+        "idle_since", "paused", "pool", "recode", "requests", "sse", "state", "tail", "transport",
     )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
@@ -47,6 +51,7 @@ class Upstream(asyncio.Protocol):
         self.recode = 0  # 0: framing passes as it is; 1: client wants plain bytes; 2: client wants chunks
         self.tail = b""  # the last piece that may hold the usage
         self._buffer = b""
+        self._comment = NONE  # was the last piece without events a comment?
         self._counted = False  # is it among the pool's open ones?
         self._interim = 0  # 1xx answers seen before the final one
         self._left = 0  # body bytes still to come, for LENGTH
@@ -61,6 +66,7 @@ class Upstream(asyncio.Protocol):
             return
         self._counted = True
         self.pool.open += 1
+        self.transport.set_write_buffer_limits(high=0)  # to hear at once when the backend does not take all
 
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
@@ -69,16 +75,22 @@ class Upstream(asyncio.Protocol):
             return
         state = self.state
         if state == CHUNKED:
-            if self.sse:
-                exchange.lease.produced += data.count(b"\ndata:")
             scanner = self._scanner
             assert scanner is not None
+            if self.sse:
+                events = data.count(b"\ndata:")
+                if events:
+                    exchange.lease.produced += events
+                elif (self._comment or scanner.between) and self._only_comments(data):
+                    self._relay_comments(data, exchange)
+                    return
             if scanner.whole(data):
                 if len(data) > MIN_TAIL:
                     self.tail = data
                 exchange.relay(data)
                 return
             if self.sse:
+                exchange.lease.produced += (self.tail[-5:] + data[:5]).count(b"\ndata:")  # cut between two reads
                 self.tail = self.tail[-USAGE_TAIL:] + data
             try:
                 scanner.feed(data)
@@ -92,14 +104,11 @@ class Upstream(asyncio.Protocol):
                     self.tail = self.tail[-USAGE_TAIL:] + payload
                 if self.recode:
                     exchange.relay(payload)
-            if self.recode:
-                pass
-            elif scanner.done and scanner.end != len(data):
-                exchange.relay(data[: scanner.end])
-                self.requests = self.pool.max_requests  # bytes behind the end: do not use it again
-            else:
-                exchange.relay(data)
+            if not self.recode:
+                exchange.relay(scanner.kept(data))
             if scanner.done:
+                if scanner.end != len(data):
+                    self.requests = self.pool.max_requests  # bytes behind the end: do not use it again
                 self._answered()
         elif state == LENGTH:
             if len(data) > self._left:
@@ -114,11 +123,17 @@ class Upstream(asyncio.Protocol):
             self._head(data, exchange)
         elif state == UNTIL_CLOSE:
             self.tail = self.tail[-USAGE_TAIL:] + data
+            comments = False
             if self.sse:
-                exchange.lease.produced += data.count(b"\ndata:")
+                events = data.count(b"\ndata:")
+                exchange.lease.produced += events
+                comments = not events and self._only_comments(data)
             if self.recode == 2:
                 data = b"%x\r\n%b\r\n" % (len(data), data)
-            exchange.relay(data)
+            if comments:
+                exchange.relay_comments(data)
+            else:
+                exchange.relay(data)
         else:
             self.close()
 
@@ -144,9 +159,12 @@ class Upstream(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The engine reads its request slowly; the body is in memory already, so there is nobody to stop."""
+        if self.exchange is not None:
+            self.exchange.upstream_blocked(self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
-        """See pause_writing."""
+        if self.exchange is not None:
+            self.exchange.upstream_took_all()
 
     # --- for the exchange ------------------------------------------------------------------------------------
 
@@ -163,28 +181,29 @@ class Upstream(asyncio.Protocol):
         else:
             self.transport.writelines((head, body))
 
-    def begin(self, response: ResponseHead, *, bodyless: bool, to_http10: bool) -> None:
+    def begin(self, response: ResponseHead, *, bodyless: bool, plain: bool) -> None:
         """The exchange has seen the head: how will the body end, and what will the client get?"""
         self.recode = 0
         self.sse = response.event_stream
+        self._comment = NONE
         if bodyless:
             self.state, self._left = LENGTH, 0
         elif response.chunked:
             self.state = CHUNKED
-            self.recode = 1 if to_http10 else 0
+            self.recode = 1 if plain else 0
             # The payload is wanted apart from its framing for clients without chunks and to find `usage` in JSON.
-            self._scanner = ChunkScanner([] if to_http10 or not self.sse else None)
+            self._scanner = ChunkScanner([] if plain or not self.sse else None)
         elif response.content_length is not None:
             self.state, self._left = LENGTH, response.content_length
         else:
             self.state = UNTIL_CLOSE
-            self.recode = 1 if to_http10 else 2
+            self.recode = 1 if plain else 2
 
     @property
     def between_events(self) -> bool:
         """May an event of our own be put in at this place of the stream?"""
         if self.state == CHUNKED:
-            return self._scanner is not None and self._scanner.between
+            return self.recode == 1 or (self._scanner is not None and self._scanner.between)
         return self.state == UNTIL_CLOSE
 
     def pause(self) -> None:
@@ -244,6 +263,36 @@ class Upstream(asyncio.Protocol):
         elif rest:
             self.data_received(rest)
         # Else the head is held back until the body begins: a connection that breaks now gave no answer.
+
+    def _only_comments(self, data: bytes) -> bool:
+        """Is there nothing but comments in this piece of an event stream? Asked only of pieces without an event."""
+        before = self._comment
+        found = _COMMENTS.fullmatch(b":" + data if before == CUT else data)
+        if found is None or not (before or b":" in data):
+            self._comment = NONE
+            return False
+        self._comment = CUT if found[1] is not None else WHOLE
+        return True
+
+    def _relay_comments(self, data: bytes, exchange: Exchange) -> None:
+        """The same as in `data_received`, but for what counts as progress."""
+        scanner = self._scanner
+        assert scanner is not None
+        try:
+            scanner.feed(data)
+        except BadHttp as problem:
+            exchange.upstream_broken(problem.message)
+            return
+        if self.recode:
+            assert scanner.sink is not None
+            exchange.relay_comments(b"".join(scanner.sink))
+            scanner.sink.clear()
+        else:
+            exchange.relay_comments(scanner.kept(data))
+        if scanner.done:
+            if scanner.end != len(data):
+                self.requests = self.pool.max_requests
+            self._answered()
 
     def _answered(self) -> None:
         """The answer has ended as its framing says."""

@@ -1,0 +1,83 @@
+"""A try has failed before the commit point: may another backend be asked, and what is the client told if not?
+
+The rules are those of core/retry.py. Here they meet what is known of this try: was anything sent, is it harmless to
+send it twice, and whose fault was it?
+Rule 1: nothing was sent (no connection): any request may go elsewhere. Rule 2: something was sent: only what is known
+to be harmless when done twice. Rule 3: what a failure is called in metrics and logs (`kind`) may say more than the rule
+it falls under (`reason`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from fairlead.core.balancer import ABANDONED, FAILED
+from fairlead.core.retry import CONNECT, TIMEOUT
+
+if TYPE_CHECKING:
+    from fairlead.proxy.exchange import Exchange
+
+CONNECTING, WAITING, RELAYING, ENDED = "connecting", "waiting", "relaying", "ended"  # phases of an exchange
+BEGUN: Final = "begun"  # committed, but nothing has come of the stream but comments
+
+# Kinds of failures beside the reasons of core/retry.py.
+CONNECT_TIMEOUT: Final = "connect_timeout"  # falls under connect
+TLS: Final = "tls"  # falls under connect
+SEND_TIMEOUT: Final = "send_timeout"  # falls under timeout
+DESCRIPTORS: Final = "descriptors"  # our own trouble, no backend's
+
+BAD_RESPONSE: Final = "bad_response"
+
+
+def moved(exchange: Exchange, reason: str, kind: str = "") -> bool:
+    """Try another backend if the rules allow it; the failed one is told."""
+    service = exchange.service
+    now = service.clock()
+    balancer = service.balancer
+    if reason not in balancer.retry_rules.on or exchange.relaying:
+        return False
+    if reason != CONNECT and not exchange.replay_safe:
+        return False
+    if not balancer.may_retry(exchange.lease, reason, exchange.tries, exchange.placed, now, exchange.tried):
+        return False
+    _fail_lease(exchange, reason, now, kind)
+    exchange.drop_upstream()
+    service.recorder.retried(kind or reason)
+    exchange.phase = CONNECTING
+    exchange.place(now)
+    return True
+
+
+def failed(exchange: Exchange, reason: str, message: str, kind: str = "") -> None:
+    """The try failed before the commit point."""
+    service = exchange.service
+    if kind == DESCRIPTORS:
+        service.balancer.finish(exchange.lease, ABANDONED, service.clock())
+        service.recorder.refused(DESCRIPTORS)
+        exchange.refuse(503, DESCRIPTORS, f"{message}: try again soon", None, 1)
+        return
+    sent = exchange.phase is WAITING
+    if sent and reason == CONNECT and not exchange.replay_safe:
+        pass  # the engine may have done it: only what is known to be harmless is sent twice
+    elif moved(exchange, reason, kind):
+        return
+    _fail_lease(exchange, reason, service.clock(), kind)
+    exchange.drop_upstream()
+    if reason == TIMEOUT:
+        option = "send" if kind == SEND_TIMEOUT else "first_byte"
+        exchange.refuse(504, "upstream_timeout", f"{message}: try again, or raise timeouts.{option}", error=kind)
+    elif reason == BAD_RESPONSE:
+        exchange.refuse(502, BAD_RESPONSE, f"{message}: the engine or something before it is at fault")
+    else:
+        message += ": the fleet's operator should look at its backends"
+        exchange.refuse(502, "upstream_unreachable", message, error=kind)
+
+
+def _fail_lease(exchange: Exchange, reason: str, now: float, kind: str) -> None:
+    service, backend = exchange.service, exchange.lease.backend
+    exchange.tried += (backend.id,)
+    if reason == "429":  # it is busy, not broken
+        service.balancer.finish(exchange.lease, ABANDONED, now)
+        return
+    service.failed(backend.id, kind or reason)
+    service.balancer.finish(exchange.lease, FAILED, now, reason=reason)

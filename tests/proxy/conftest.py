@@ -1,8 +1,0 @@
-"""The scripted peers of tests/faults serve these tests too."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "faults"))

@@ -22,6 +22,9 @@ from hyperframe.frame import (
 from peers import Peer, Seen, run, until
 from running import Fleet, fleet, hang, reply
 
+from fairlead.proxy.http2 import Http2Connection
+from fairlead.proxy.http2_library import Http2Library
+from fairlead.proxy.service import LimitSettings
 from fairlead.wire.frames import PREFACE, BadFrames, Bounds, FrameGuard
 
 CALM = 11  # ENHANCE_YOUR_CALM
@@ -377,3 +380,28 @@ def test_the_guard_passes_every_byte_but_those_of_a_goaway(size: int) -> None:
     read = b"".join(b"".join(guard.feed(whole[i : i + size], 0.0)) for i in range(0, len(whole), size))
     assert read == PREFACE + ping + data + ping
     assert guard.leaving
+
+
+def test_the_table_of_sent_fields_stays_small_whatever_the_client_allows() -> None:
+    async def body() -> None:
+        async with fleet(1) as f:
+            client = await dial2(f.address)
+            client.h2.update_settings({SettingCodes.HEADER_TABLE_SIZE: 2**31 - 1})
+            client.flush()
+            for i in range(3):
+                assert (await client.answer(client.ask(f"n{i}"))).status == 200
+            (served,) = f.app.service.clients
+            assert isinstance(served, Http2Connection)
+            assert served.h2.encoder.header_table_size <= 4_096
+            client.close()
+
+    run(body)
+
+
+def test_a_turn_in_which_nothing_was_sent_allows_no_more_frames() -> None:
+    library = Http2Library(LimitSettings(1, 65_536, 100, 1, 100, 1))
+    library.take()
+    before = library.waiting
+    assert library.waiting == before
+    library.say_goaway(0)
+    assert library.waiting != before

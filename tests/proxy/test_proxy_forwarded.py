@@ -87,6 +87,9 @@ def test_connection_cannot_take_away_what_we_tell_of_the_client() -> None:
         ("1.1.1.1, 6.6.6.6, 10.0.0.7", "6.6.6.6"),  # what stands left of the first stranger is his own word
         ("10.0.0.9, 10.0.0.8", "10.0.0.9"),
         ("junk, 10.0.0.8", "10.0.0.8"),
+        ("6.6.6.6, 203.0.113.7:50111", "203.0.113.7"),
+        ("6.6.6.6, [2001:db8::7]:50111", "2001:db8::7"),
+        ("6.6.6.6, not an address", "10.0.0.1"),  # what stands before it, nobody vouches for
         ("", "10.0.0.1"),
     ],
 )

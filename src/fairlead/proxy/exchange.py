@@ -148,6 +148,7 @@ class Exchange:
             )
         else:
             framing = b"%bX-Request-Id: %b\r\n\r\n" % (pool.via_line, self.request_id)
+        self.unsent = 0
         upstream.send(
             self,
             b"%b %b%b%b%b%b" % (head.method, pool.base_path, self.target, pool.host_line, forward, framing),
@@ -192,11 +193,12 @@ class Exchange:
 
     def relay(self, data: bytes) -> None:
         """Body bytes, framed for this client."""
-        if self.phase is not RELAYING:
-            data = self._begin(data)
-        self.bytes_out += len(data)
         client = self.client
-        client.deadline = self.wheel.now + self.idle
+        if self.phase is not RELAYING:
+            data = self._begin(data)  # sets its own deadline
+        else:
+            client.deadline = self.wheel.now + self.idle
+        self.bytes_out += len(data)
         client.write(data)
 
     def relay_comments(self, data: bytes) -> None:

@@ -101,14 +101,22 @@ class Forwarding:
 
 
 def _hops(head: RequestHead) -> list[str]:
-    """Addresses of all its X-Forwarded-For, the client's first; what is no address is left out."""
+    """Addresses of all its X-Forwarded-For, the client's first, without the ports that some proxies add.
+
+    What is no address ends the chain: nobody knows who vouches for what stands before it.
+    """
     found: list[str] = []
     for line in head.forwarded:
         name, _, value = line.partition(b":")
         if name.lower() == b"x-forwarded-for":
             for part in value.decode("latin-1").split(",")[-MAX_HOPS:]:
+                text = part.strip()
+                if text[:1] == "[":
+                    text = text[1:].partition("]")[0]
+                elif text.count(":") == 1:
+                    text = text.partition(":")[0]
                 try:
-                    found.append(str(ipaddress.ip_address(part.strip())))
+                    found.append(str(ipaddress.ip_address(text)))
                 except ValueError:
-                    continue
+                    found.clear()
     return found[-MAX_HOPS:]

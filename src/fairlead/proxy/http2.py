@@ -164,6 +164,7 @@ class Http2Connection(asyncio.Protocol):
             elif stream is not None and stream.waiting:
                 self.touch(stream)
         elif isinstance(event, RemoteSettingsChanged):
+            self.h2.bound_encoder()
             self._touch_waiting()  # it may have opened the windows
         elif isinstance(event, TrailersReceived):
             stream = self.streams.get(event.stream_id)
@@ -262,11 +263,11 @@ class Http2Connection(asyncio.Protocol):
         dirty = self._dirty
         while dirty and not self.blocked and self._wants < CLOSING:
             for stream in list(dirty):
+                before = self.h2.waiting
                 try:
                     more = stream.pump()
-                    self._guard.sent += 1
-                except ProtocolError:
-                    # The client closed it and the event is still to come, or the library knows better: no more of it.
+                    self._guard.sent += self.h2.waiting != before
+                except ProtocolError:  # the client closed it, and the event is still to come
                     self._forget(stream)
                     continue
                 if not more:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 STREAM_WINDOW = 262_144  # bytes that a client may send on a stream before we have taken them
 CONNECTION_WINDOW = 1_048_576  # and on all of them together
+MAX_TABLE = 4_096  # bytes of fields that we remember having sent: HTTP/2's default
 
 # Fields are checked by us (wire/http2.py): the library would end the connection, with all its streams, for one
 # malformed request.
@@ -53,6 +54,16 @@ class Http2Library(H2Connection):
         settings[SettingCodes.MAX_CONCURRENT_STREAMS] = 2**31 - 1
         self.local_settings = Settings(client=False, initial_values=settings)
         self.decoder.max_header_list_size = 2 * limits.head  # between the two there is an answer: 431
+
+    @property
+    def waiting(self) -> int:
+        """A number that is another one after each frame that was made."""
+        return len(self._made) + len(self._data_to_send)
+
+    def bound_encoder(self) -> None:
+        """A client may let us use a table of any size; the library searches it from end to end for each field."""
+        if self.encoder.header_table_size > MAX_TABLE:
+            self.encoder.header_table_size = MAX_TABLE
 
     def send_part(self, id: int, data: bytes) -> None:
         """A DATA frame that does not end its stream and for which the windows have room."""

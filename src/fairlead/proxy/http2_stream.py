@@ -339,8 +339,8 @@ class Http2Stream:
         exchange = self.exchange
         if self.state == ANSWERED or (exchange is not None and exchange.relaying):
             self.set_deadline(self.service.timeouts.client_write)
-        if exchange is not None and exchange.upstream is not None:
-            exchange.upstream.pause()
+        if exchange is not None and exchange.relaying and exchange.upstream is not None:
+            exchange.upstream.pause()  # one whose answer has not begun is paused when it does
 
     def _go_on(self) -> None:
         self.stalled = False

@@ -146,6 +146,7 @@ class Listener:
     async def _greet(self, sock: socket.socket, peer: str) -> None:
         """What comes before the first request; then the connection is the protocol's."""
         service, tls, seconds = self._service, self._tls, self._service.timeouts.handshake
+        until = service.clock() + seconds
         taken = False  # by a transport, which closes it
         try:
             if self._settings.proxy_protocol:
@@ -161,7 +162,7 @@ class Listener:
                 lambda: Dispatch(self._client(peer)),
                 sock,
                 ssl=tls.context,
-                ssl_handshake_timeout=seconds,
+                ssl_handshake_timeout=max(until - service.clock(), 0.001),
                 ssl_shutdown_timeout=SHUTDOWN_SECONDS,
             )
         except _Refused as refused:

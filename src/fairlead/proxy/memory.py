@@ -10,7 +10,7 @@ from __future__ import annotations
 from fairlead.wire.chunked import ChunkScanner
 from fairlead.wire.fields import BadHttp
 
-MAX_PIECES = 1_024  # chunks of a body kept apart
+MAX_PIECES = 1_024  # pieces of a body kept apart
 FLOOR_RATE = 1_024.0  # bytes a second: what a client must bring on the whole
 
 
@@ -56,19 +56,16 @@ class Body:
                 data, self.rest = data[: self._left], data[self._left :]
             self._count(len(data))
             self._left -= len(data)
-            self._parts.append(data)
+            self._keep(data)
             return not self._left
         seen = len(self._pieces)
         scanner.feed(data)
         if scanner.payload > self._limit:
             raise too_large(self._limit)
         self._count(sum(map(len, self._pieces[seen:])))
-        if len(self._pieces) > MAX_PIECES:  # a body in tiny chunks must not become millions of objects
-            self._parts.append(b"".join(self._pieces))
-            self._pieces.clear()
+        self._join()
         if not scanner.done:
             return False
-        self._parts += self._pieces
         self.rest = data[scanner.end :]
         return True
 
@@ -79,12 +76,22 @@ class Body:
     def take(self) -> bytes:
         """The whole body; counted no more: whoever keeps it counts it."""
         self.drop()
-        return b"".join(self._parts)
+        return b"".join((*self._parts, *self._pieces))
 
     def drop(self) -> None:
         """Count it no more."""
         self._memory.used -= self.held
         self.held = 0
+
+    def _keep(self, data: bytes) -> None:
+        self._pieces.append(data)
+        self._join()
+
+    def _join(self) -> None:
+        """A body in tiny pieces must not become millions of objects."""
+        if len(self._pieces) > MAX_PIECES:
+            self._parts.append(b"".join(self._pieces))
+            self._pieces.clear()
 
     def _count(self, size: int) -> None:
         self._memory.check(size)

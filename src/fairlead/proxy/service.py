@@ -312,10 +312,12 @@ class Service:
             else:
                 exchange.connect_failed("the backend accepts no connection")
             return
-        if exchange.upstream is upstream and not upstream.closed:
-            exchange.connected(upstream)
-        else:
+        if exchange.upstream is not upstream:
             upstream.close()  # the exchange has gone on without us
+        elif upstream.closed:  # it spoke, or hung up, before it was asked
+            exchange.connect_failed("the backend closed the connection at once")
+        else:
+            exchange.connected(upstream)
 
     def failed(self, backend: str, kind: str) -> None:
         """A backend failed a request."""

@@ -66,7 +66,8 @@ class Upstream(asyncio.Protocol):
             return
         self._counted = True
         self.pool.open += 1
-        self.transport.set_write_buffer_limits(high=0)  # to hear at once when the backend does not take all
+        # To hear at once when the backend does not take all. (0 would be met by TLS that has nothing waiting.)
+        self.transport.set_write_buffer_limits(high=1, low=0)
 
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
@@ -207,7 +208,7 @@ class Upstream(asyncio.Protocol):
         return self.state == UNTIL_CLOSE
 
     def pause(self) -> None:
-        if not self.paused and not self.closed:
+        if not self.paused and not self.closed and self._counted:
             self.paused = True
             self.transport.pause_reading()
 

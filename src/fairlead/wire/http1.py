@@ -302,7 +302,8 @@ def parse_response(head: bytes, max_fields: int = 200) -> ResponseHead:
     template = _response_heads.get(rest)
     if template is None or (template.content_length is None) != (start < 0):
         response = _parse_response(head, max_fields)
-        if len(rest) <= MAX_HEAD_MEMO:
+        # A length in another spelling stands in what is kept: with a second one beside it, it would be missed.
+        if len(rest) <= MAX_HEAD_MEMO and (start >= 0 or response.content_length is None):
             if len(_response_heads) >= MAX_HEADS:
                 _response_heads.clear()
             _response_heads[rest] = response

@@ -12,7 +12,11 @@ begun=$SECONDS
 say() { printf 'engines: %s\n' "$*"; }
 
 "$root/scripts/venv.sh"
-"$here/setup.sh"
+if [ $# = 0 ]; then
+    MODELS=${MODELS:-16m 81m} "$here/setup.sh" # the round of policies at the end needs a prefill that takes time
+else
+    "$here/setup.sh"
+fi
 
 export PYTHONPATH=$root/src${PYTHONPATH:+:$PYTHONPATH} # this tree is what is tested, whatever else is installed
 cd "$root"

@@ -23,10 +23,13 @@ from fairlead.core.cluster.backend import Backend
 from fairlead.core.cluster.cache import CacheView
 from fairlead.core.cluster.candidates import RETRY_AFTER, Candidates, has_room
 from fairlead.core.cluster.costs import step_seconds
+from fairlead.core.cluster.learning import learn
 from fairlead.core.cluster.ledger import Lease, Ledger
 from fairlead.core.cluster.speeds import Speeds
 from fairlead.core.cluster.tokens import TokenEstimator
-from fairlead.core.health.passive import PassiveFailures
+from fairlead.core.health.gate import admitted, passed, succeeded
+from fairlead.core.health.outliers import Outliers
+from fairlead.core.health.passive import OutlierRules, PassiveFailures
 from fairlead.core.health.probes import ProbeCounter
 from fairlead.core.model import EngineStats, Facts, Kind, Refusal, Usage
 from fairlead.core.retry import RetryBudget, RetryRules, may_retry
@@ -34,6 +37,7 @@ from fairlead.core.shadow import Opinion, Shadow
 from fairlead.core.view import Policy, Rng, View
 
 REFRESH_SECONDS = 0.5  # how often learned speeds are worked out anew
+BUSY_SECONDS = 10.0  # an engine that gave a token in this time is alive, though its probes time out
 
 OK: Final = "ok"  # an answer was delivered in full (any status that is not the backend's failure)
 FAILED: Final = "failed"  # the backend failed the request
@@ -56,8 +60,10 @@ class Balancer:
         fall: int = 3,
         max_fails: int = 3,
         fail_timeout: float = 30.0,
+        outliers: OutlierRules | None = None,
     ) -> None:
         self.policy = policy
+        self._rng = rng
         self.shadow: Shadow | None = None  # a second policy that is asked and never obeyed
         self.retry_rules = retry or RetryRules()
         self.budget = RetryBudget(self.retry_rules)
@@ -68,11 +74,14 @@ class Balancer:
         self.backends: dict[str, Backend] = {}
         self._rise, self._fall = rise, fall
         self._max_fails, self._fail_timeout = max_fails, fail_timeout
+        self._outlier_rules = outliers or OutlierRules()
+        self._outliers = Outliers(self._outlier_rules)
         self._view = View(rng)
         self.uses_prefixes = policy.needs_prefixes  # are block hashes wanted in the facts?
         self._counts_cached = policy.needs_prefixes  # do leases leave out what is expected to be cached?
         self._refreshed_at = float("-inf")
-        self._candidates = Candidates(self.backends)
+        self._ticked_at = float("-inf")
+        self._candidates = Candidates(self.backends, self._outlier_rules.max_ejected)
 
     # --- the fleet -------------------------------------------------------------------------------------------
 
@@ -96,7 +105,7 @@ class Balancer:
             max_connections=max_connections,
             models=models,
             probes=ProbeCounter(self._rise, self._fall),
-            passive=PassiveFailures(self._max_fails, self._fail_timeout),
+            passive=PassiveFailures(self._max_fails, self._fail_timeout, self._outlier_rules),
             shelf=self.cache.index.shelf(),
         )
         backend.backup, backend.enabled = backup, enabled
@@ -104,6 +113,15 @@ class Balancer:
         self._candidates.changed()
         self._refreshed_at = float("-inf")
         return backend
+
+    def adopt(self, backend: Backend) -> None:
+        """One that was watched beside the fleet joins, with what its probes found. ValueError if the id is taken."""
+        if backend.id in self.backends:
+            raise ValueError(f"backend {backend.id!r} is there already")
+        backend.shelf = self.cache.index.shelf()
+        self.backends[backend.id] = backend
+        self._candidates.changed()
+        self._refreshed_at = float("-inf")
 
     def remove(self, id: str) -> None:
         """A backend leaves; requests that run there keep their leases to the end. KeyError if unknown."""
@@ -128,6 +146,40 @@ class Balancer:
         """A backend that is not enabled gets no requests, whatever its checks say (nginx: `down`)."""
         self.backends[id].enabled = enabled
         self._candidates.changed()
+
+    def set_options(self, id: str, *, weight: float | None, max_connections: int | None, backup: bool) -> None:
+        """What its operator says of it; what was learned stays. Capacities follow at the next tick."""
+        backend = self.backends[id]
+        backend.weight = 1.0 if weight is None else weight
+        backend.weight_set = weight is not None
+        backend.max_connections, backend.backup = max_connections, backup
+        for each in self.backends.values():  # the first weight that is set, and the last that goes, change all
+            each.price = None
+        self._candidates.changed()
+        self._refreshed_at = float("-inf")
+
+    def set_retry(self, rules: RetryRules) -> None:
+        """Other rules for retries; their budget begins anew where they differ."""
+        if rules != self.retry_rules:
+            overflows = self.budget.overflows
+            self.retry_rules, self.budget = rules, RetryBudget(rules)
+            self.budget.overflows = overflows
+
+    def set_health(
+        self, *, rise: int, fall: int, max_fails: int, fail_timeout: float, outliers: OutlierRules | None = None
+    ) -> None:
+        """Other limits for checks; what was counted so far stays."""
+        if outliers is not None and outliers != self._outlier_rules:
+            self._outlier_rules, self._outliers = outliers, Outliers(outliers)
+            self._candidates.max_ejected = outliers.max_ejected
+            for backend in self.backends.values():
+                backend.passive.rules = outliers
+            self._candidates.changed()
+        self._rise, self._fall = rise, fall
+        self._max_fails, self._fail_timeout = max_fails, fail_timeout
+        for backend in self.backends.values():
+            backend.probes.rise, backend.probes.fall = rise, fall
+            backend.passive.max_fails, backend.passive.fail_timeout = max_fails, fail_timeout
 
     @property
     def models(self) -> frozenset[str]:
@@ -164,11 +216,25 @@ class Balancer:
 
     # --- checks and readings ---------------------------------------------------------------------------------
 
-    def probe(self, id: str, ok: bool, reason: str = "") -> bool:
-        """Take an active check's result; True when the backend went up or down by it."""
+    def panics(self, now: float) -> dict[str, bool]:
+        """By model: are so few of its backends usable that bad ones are tried?"""
+        return {model: self._candidates.panics(model, now) for model in sorted(self._candidates.models)}
+
+    def probe(self, id: str, ok: bool, reason: str = "", *, timed_out: bool = False) -> bool:
+        """Take an active check's result; True when the backend went up or down by it.
+
+        `timed_out`: it gave no answer at all. An engine that gives tokens meanwhile is busy, not down.
+        """
         backend = self.backends[id]
-        changed = backend.probes.observe(ok, reason)
+        if timed_out and backend.up and backend.delivered_at > self._ticked_at - BUSY_SECONDS:
+            return False
+        unknown = backend.probes.timed_out
+        changed = backend.probes.observe(ok, reason, timed_out)
+        if backend.probes.timed_out != unknown:
+            self._candidates.changed()
         if changed:
+            if backend.up:
+                backend.passive.reopen(self._ticked_at)  # another process than the one that failed, most likely
             self._candidates.changed()
             if not backend.up:
                 self.cache.lost(backend)  # an engine that comes back has a new, empty cache
@@ -197,6 +263,7 @@ class Balancer:
 
     def tick(self, now: float) -> None:
         """Settle running streams and refresh what was learned."""
+        self._ticked_at = now
         settle = self.ledger.settle
         for lease in self.ledger.leases:
             if lease.produced != lease.settled:
@@ -208,6 +275,8 @@ class Balancer:
             self._refreshed_at = now
             self.speeds.refresh(backends, now)
             self.cache.refresh(backends)
+            if self._outliers.look(backends, self.ledger.leases, now, self._rng):
+                self._candidates.changed()
 
     # --- requests --------------------------------------------------------------------------------------------
 
@@ -221,7 +290,7 @@ class Balancer:
             candidates = self._candidates.of(facts.model, facts.group, now)
         if tried:
             fresh = [b for b in candidates if b.id not in tried]
-            candidates = fresh or [b for b in self._candidates.spares(facts, now) if b.id not in tried] or candidates
+            candidates = fresh or [b for b in self._candidates.reserves(facts, now) if b.id not in tried] or candidates
         else:
             self.budget.request(now)
         if self._candidates.capped:
@@ -231,6 +300,9 @@ class Balancer:
             if not candidates:
                 message = "every backend is at its connection limit: try again soon"
                 return Refusal(503, "at_capacity", message, RETRY_AFTER)
+        gated = self._candidates.gated
+        if gated:
+            candidates = admitted(candidates, now, first=not tried, real=facts.kind != Kind.CHEAP)
         view = self._view
         view.backends, view.now = candidates, now
         prompt, output = view.prompt, view.output = self.tokens.estimate(facts)
@@ -255,6 +327,8 @@ class Balancer:
         if uses_prefixes:
             lease.cached_raw = self.cache.raw(backend)  # what reports judge, with whatever policy
         self.ledger.open(lease)
+        if gated:
+            passed(lease, now)
         backend.placed += 1
         if len(candidates) > 1:
             backend.contested += 1
@@ -284,16 +358,20 @@ class Balancer:
         if not self.ledger.close(lease):
             return False
         backend = lease.backend
+        if backend.passive.trial is lease:
+            backend.passive.trial = None
         if outcome == OK:
             backend.answered += 1
-            backend.passive.succeed()
-            if worked:
-                self._learn(lease, now, usage)
+            if worked and lease.facts.kind != Kind.CHEAP:
+                backend.answered_at = now
+                learn(lease, now, usage, self.tokens, self.speeds, self.cache, reported=self.uses_prefixes)
+            if succeeded(lease, now, worked=worked):
+                self._candidates.changed()
         elif outcome == ERROR:
             backend.errors += 1
         elif outcome == FAILED:
             backend.errors += 1
-            if backend.passive.fail(reason, now):
+            if backend.passive.fail(reason, lease.opened_at, now, self._rng):
                 self._candidates.changed()
         return True
 
@@ -306,7 +384,7 @@ class Balancer:
         failed, facts = lease.backend.id, lease.facts
         others = any(
             b.id != failed and b.id not in tried and has_room(b)
-            for b in (*self._candidates.of(facts.model, facts.group, now), *self._candidates.spares(facts, now))
+            for b in (*self._candidates.of(facts.model, facts.group, now), *self._candidates.reserves(facts, now))
         )
         return others and self.budget.take(now)
 
@@ -317,20 +395,3 @@ class Balancer:
         if opinion is None:
             self._who_needs_prefixes()  # that may have been its last error
         return opinion
-
-    def _learn(self, lease: Lease, now: float, usage: Usage | None) -> None:
-        facts = lease.facts
-        if facts.kind == Kind.CHEAP:
-            return
-        if lease.first_token_at is None:
-            self.cache.started(lease)  # an answer in one piece: it was looked up all the same
-        if usage is None:
-            # A stream without usage still tells its length: about one event per token.
-            produced = lease.produced
-            self.tokens.learn(facts, None, produced)
-            self.speeds.close(lease, produced or lease.output_expected, None, now)
-        else:
-            self.tokens.learn(facts, usage.prompt_tokens, usage.completion_tokens)
-            self.speeds.close(lease, usage.completion_tokens, usage.cached_tokens, now)
-            if self.uses_prefixes and usage.cached_tokens is not None:
-                self.cache.reported(lease, usage)

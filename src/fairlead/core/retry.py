@@ -27,18 +27,20 @@ class RetryRules:
     on: frozenset[str] = frozenset((CONNECT, TIMEOUT, "502", "503"))
     window: float = 10.0  # seconds since the request arrived in which a new try may begin
     budget: float = 0.2  # retries per request, over the whole fleet
+    breaks: int = 2  # backends that may break under one request before it is refused; 0: any number
 
 
 class RetryBudget:
     """Counts requests and retries in two half windows; cheap and good enough for a cap."""
 
-    __slots__ = ("_now", "_old", "_rules", "_since")
+    __slots__ = ("_now", "_old", "_rules", "_since", "overflows")
 
     def __init__(self, rules: RetryRules) -> None:
         self._rules = rules
         self._since = 0.0
         self._old = [0, 0]  # requests, retries of the half window before
         self._now = [0, 0]
+        self.overflows = 0  # retries that were wanted and not given
 
     def request(self, now: float) -> None:
         """A new request came in."""
@@ -54,6 +56,7 @@ class RetryBudget:
         retries = self._old[1] + self._now[1]
         floor = BUDGET_FLOOR * BUDGET_SECONDS if self._rules.budget else 0.0
         if retries >= requests * self._rules.budget + floor:
+            self.overflows += 1
             return False
         self._now[1] += 1
         return True

@@ -35,6 +35,7 @@ class Backend:
 
     __slots__ = (
         "answered",
+        "answered_at",
         "backup",
         "cache_found",
         "cache_predicted",
@@ -118,6 +119,7 @@ class Backend:
         self.kv_tokens = 0  # tokens of those requests, prompt and output: what a decode step reads
         self.last_first_token_at = float("-inf")
         self.progress_at = float("-inf")  # when tokens of running streams were last seen
+        self.answered_at = float("-inf")  # when a request that it had to work for last ended well
 
         # counters for shares and alerts
         self.placed = 0  # requests sent here, retries included
@@ -162,6 +164,11 @@ class Backend:
     def up(self) -> bool:
         """Do active checks call it healthy?"""
         return self.probes.up
+
+    @property
+    def delivered_at(self) -> float:
+        """When did anything last come out of the engine?"""
+        return max(self.progress_at, self.last_first_token_at, self.answered_at)
 
     def serves(self, model: str | None) -> bool:
         """Can it be offered a request for `model` (None: any)?"""

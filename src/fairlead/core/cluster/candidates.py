@@ -2,11 +2,16 @@
 
 A candidate is up, enabled, not draining, not resting after failures, serves the model and is one that the request's
 route leads to. Backups are candidates only while nobody else is, as nginx has it.
+
+The floor: `max_ejected` of a model's backends may rest at one time; the least bad of those that do stay candidates.
+Panic: when even so too few are left, since others are down, every one is tried that is not known to be dead; and when
+nobody is left, every one whose checks answer. To try a bad one beats refusing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import ceil
 from typing import Final
 
 from fairlead.core.cluster.backend import Backend
@@ -22,14 +27,17 @@ Key = str | None | tuple[str | None, frozenset[str]]
 class Candidates:
     """Keeps the answers until something changes that decides them."""
 
-    __slots__ = ("_backends", "_usable", "_usable_until", "capped", "models")
+    __slots__ = ("_backends", "_panic", "_usable", "_usable_until", "capped", "gated", "max_ejected", "models")
 
-    def __init__(self, backends: Mapping[str, Backend]) -> None:
+    def __init__(self, backends: Mapping[str, Backend], max_ejected: float = 0.5) -> None:
         self._backends = backends
+        self.max_ejected = max_ejected
         self._usable: dict[Key, list[Backend]] = {}
         self._usable_until = float("inf")  # when an ejection ends by itself
         self.models: frozenset[str] = frozenset()  # every model that some backend serves, up or not
         self.capped = False  # has any backend a connection limit?
+        self.gated = False  # does any backend rest, or come back from a rest?
+        self._panic: set[Key] = set()  # for whom bad ones are tried
 
     def changed(self) -> None:
         """The fleet, or what is known of it, is no longer what it was."""
@@ -37,6 +45,8 @@ class Candidates:
         self._usable_until = float("inf")
         self.models = _models(self._backends.values())
         self.capped = any(b.max_connections is not None for b in self._backends.values())
+        self.gated = any(b.passive.resting or b.passive.ramping for b in self._backends.values())
+        self._panic.clear()
 
     def of(self, model: str | None, group: frozenset[str] | None, now: float) -> list[Backend]:
         """Backends that can take a request for `model` now; the list is shared and never changed."""
@@ -53,6 +63,21 @@ class Candidates:
     def spares(self, facts: Facts, now: float) -> list[Backend]:
         """Backups that could take the request when no other can."""
         return [b for b in self._up(facts.model, facts.group) if b.backup and not b.passive.ejected(now)]
+
+    def reserves(self, facts: Facts, now: float) -> list[Backend]:
+        """Who could take a request that all candidates have failed: backups, and those that rest after errors.
+
+        One that refused connections may be back before a probe has seen it, and costs a moment at most; one that hangs
+        would cost the request its time.
+        """
+        up = self._up(facts.model, facts.group)
+        resting = [b for b in up if b.passive.ejected(now) and not b.passive.hopeless]
+        return self.spares(facts, now) + resting
+
+    def panics(self, model: str | None, now: float) -> bool:
+        """Are too few of its backends left, so that bad ones are tried?"""
+        self.of(model, None, now)
+        return model in self._panic
 
     def resolve(self, facts: Facts, now: float) -> Refusal | None:
         """Settle which model is meant, or say why the request cannot be placed."""
@@ -86,19 +111,44 @@ class Candidates:
 
     def _find(self, model: str | None, group: frozenset[str] | None, now: float) -> list[Backend]:
         up = self._up(model, group)
-        fit = [b for b in up if not b.passive.ejected(now)]
         for b in up:
             if b.passive.ejected(now):
                 self._usable_until = min(self._usable_until, b.passive.ejected_until)
-        # When every one that answers its checks is ejected, trying one beats refusing all (nginx does the same).
-        return [b for b in fit if not b.backup] or fit or up
+        mains = [b for b in up if not b.backup]
+        sound = [b for b in mains if not b.passive.resting] or [b for b in up if not b.passive.resting]
+        trials = [b for b in mains if b.passive.on_trial(now)]
+        if not (sound and sound[0].backup):
+            known = self._known(model, group)
+            wanted = ceil((1.0 - self.max_ejected) * len(known))
+            if not sound or len(sound) < wanted:
+                alive = sorted((b for b in mains if b.passive.ejected(now) and not b.passive.dead), key=_badness)
+                if sound:
+                    sound += alive[: wanted - len(sound)]
+                if not sound or len(sound) < wanted:
+                    # Of those that are down only the ones that gave no answer at all may yet be well: they are busy.
+                    sound += [b for b in alive if b not in sound]
+                    sound += [b for b in known if b.probes.timed_out and not b.up and not b.passive.dead]
+                    self._panic.add(model if group is None else (model, group))
+        chosen = {*sound, *trials}
+        return [b for b in self._backends.values() if b in chosen] or up
+
+    def _known(self, model: str | None, group: frozenset[str] | None) -> list[Backend]:
+        """What the floor counts: those that should serve it, up or not; not those that nobody ever saw up."""
+        return [b for b in self._serving(model, group) if b.probes.seen and not b.backup]
 
     def _up(self, model: str | None, group: frozenset[str] | None) -> list[Backend]:
+        return [b for b in self._serving(model, group) if b.up]
+
+    def _serving(self, model: str | None, group: frozenset[str] | None) -> list[Backend]:
         return [
             b
             for b in self._backends.values()
-            if b.up and b.enabled and not b.draining and b.serves(model) and (group is None or b.id in group)
+            if b.enabled and not b.draining and b.serves(model) and (group is None or b.id in group)
         ]
+
+
+def _badness(backend: Backend) -> tuple[bool, bool, int, float]:
+    return backend.passive.badness
 
 
 def has_room(backend: Backend) -> bool:

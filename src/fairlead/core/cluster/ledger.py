@@ -41,6 +41,7 @@ class Lease:
         "opinion",
         "output_expected",
         "output_left",
+        "paused",
         "policy",
         "predicted_step",
         "previous_first_token_at",
@@ -86,6 +87,7 @@ class Lease:
         self.predicted_step = step  # modelled seconds of a decode step under the load it found, see speeds.py
         self.epoch = backend.epoch
         self.open = True
+        self.paused = False  # its client does not take what comes, so nothing is read from the engine
 
     def __repr__(self) -> str:
         state = "open" if self.open else "closed"

@@ -52,14 +52,14 @@ class Speeds:
         if not lease.prompt_tokens:
             return
         began = max(lease.opened_at, lease.previous_first_token_at)  # prefills of one engine go one after the other
-        lease.backend.prefill.add(max(now - began, 0.0), _prefill(lease), now)
+        lease.backend.prefill.add(max(now - began, 0.0), prefill_of(lease), now)
 
     def close(self, lease: Lease, output_tokens: int, cached_tokens: int | None, now: float) -> None:
         """Learn from a request that ended well at `now`; `cached_tokens` as the engine told, None if it did not."""
         backend = lease.backend
         # The load changes while it decodes: the mean of what it found and what it leaves.
         step = (lease.predicted_step + step_seconds(backend.kv_tokens, backend.decoding)) / 2
-        prefill = _prefill(lease) if lease.prompt_tokens else 0.0
+        prefill = prefill_of(lease) if lease.prompt_tokens else 0.0
         first = lease.first_token_at
         if cached_tokens is not None and cached_tokens != lease.cached and prefill:
             # The prediction held was for what we thought cached: mend it, or hits would look like a fast machine.
@@ -135,9 +135,9 @@ class Speeds:
                 # The oldest stream: of answers in one piece nobody sees where they are.
                 head = next((lease for lease in b.unstarted if lease.facts.stream), None) or next(iter(b.unstarted))
                 waited = now - max(head.opened_at, b.last_first_token_at)
-                usual = b.prefill_slowdown * (_prefill(head) if head.prompt_tokens else FULL_CHUNK)
+                usual = b.prefill_slowdown * (prefill_of(head) if head.prompt_tokens else FULL_CHUNK)
                 if not head.facts.stream:
-                    usual += b.decode_slowdown * _longest(head) * head.predicted_step
+                    usual += b.decode_slowdown * longest_answer(head) * head.predicted_step
                 if waited > OVERDUE * usual + GRACE_SECONDS:
                     slow = waited / usual
             elif b.decoding:
@@ -149,12 +149,12 @@ class Speeds:
                 b.overdue, b.price = slow, None
 
 
-def _prefill(lease: Lease) -> float:
+def prefill_of(lease: Lease) -> float:
     """Predicted seconds of a request's prefill beside the decodes that it found."""
     return lease.work / NANO + ceil(max(lease.uncached, 1) / BUDGET) * lease.predicted_step
 
 
-def _longest(lease: Lease) -> float:
+def longest_answer(lease: Lease) -> float:
     """Tokens that its answer may well have."""
     limit = lease.facts.max_tokens
     return limit if limit is not None else LONG_ANSWER * lease.output_expected / lease.facts.n

@@ -11,7 +11,7 @@ from __future__ import annotations
 class ProbeCounter:
     """Counts probe results of one backend. Starts as down and never seen."""
 
-    __slots__ = ("bad", "fall", "good", "reason", "rise", "seen", "up")
+    __slots__ = ("bad", "fall", "good", "reason", "rise", "seen", "timed_out", "up")
 
     def __init__(self, rise: int = 2, fall: int = 3) -> None:
         self.rise, self.fall = rise, fall
@@ -20,9 +20,11 @@ class ProbeCounter:
         self.good = 0  # good answers in a row
         self.bad = 0  # bad answers in a row
         self.reason = "not checked yet"  # why it is down, for people
+        self.timed_out = False  # did the last probe get no answer at all? Then nobody knows how it is
 
-    def observe(self, ok: bool, reason: str = "") -> bool:
+    def observe(self, ok: bool, reason: str = "", timed_out: bool = False) -> bool:
         """Take one probe's result; True when the backend went up or down by it."""
+        self.timed_out = timed_out and not ok
         if ok:
             self.good, self.bad = self.good + 1, 0
             if self.up or (self.seen and self.good < self.rise):

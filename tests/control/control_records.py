@@ -6,6 +6,7 @@ import random
 from types import SimpleNamespace
 from typing import Any, cast
 
+from fairlead.control.fleet import Versions
 from fairlead.control.metrics import MetricsPage
 from fairlead.control.recorder import Recorder
 from fairlead.control.recording import Recording
@@ -107,4 +108,6 @@ def full_page() -> bytes:
     recorder.refused("bad_body")
     recorder.decided(2e-5)
     recording = SimpleNamespace(written=7, dropped=1, bytes_written=900, problem="no space left")
-    return page_of(balancer, recorder, recording=cast(Recording, recording)).render()
+    page = page_of(balancer, recorder, recording=cast(Recording, recording))
+    page.versions = Versions("fairlead.yaml")
+    return page.render()

@@ -60,7 +60,7 @@ def test_a_view_that_was_emptied_with_its_engine_is_a_warning(caplog: pytest.Log
 
 
 def test_nobody_hears_of_views_that_nobody_uses(caplog: pytest.LogCaptureFixture) -> None:
-    balancer = make_balancer("a")
+    balancer = make_balancer("a", "b")
     notices = Notices(balancer)
     for _ in range(3):
         balancer.probe("a", False)
@@ -73,8 +73,22 @@ def test_backends_that_rest_and_come_back_are_told(caplog: pytest.LogCaptureFixt
     while not balancer.backends["a"].passive.ejected(0.0):
         lease = place(balancer, model="m")
         balancer.finish(lease, FAILED if lease.backend.id == "a" else "ok", 0.0, reason="connect")
-    assert look(notices, caplog) == [("WARNING", "backend a rests for 30 s after failed requests (connect)")]
-    assert look(notices, caplog, 31.0) == [("INFO", "backend a gets requests again")]
+    assert look(notices, caplog) == [("WARNING", "backend a rests for 33 s after failed requests (last: connect)")]
+    assert look(notices, caplog, 34.0) == [("INFO", "backend a gets requests again")]
+
+
+def test_panic_is_told_once_and_its_end_too(caplog: pytest.LogCaptureFixture) -> None:
+    balancer = make_balancer("a", "b")
+    notices = Notices(balancer)
+    for id in ("a", "b"):
+        for _ in range(3):
+            balancer.probe(id, False)
+    said = "too few backends of the model m are usable: all that may be alive are tried"
+    assert look(notices, caplog) == [("WARNING", said)]
+    assert look(notices, caplog) == []
+    for _ in range(2):
+        balancer.probe("a", True)
+    assert look(notices, caplog) == [("INFO", "enough backends of the model m are usable again")]
 
 
 def test_a_shadow_that_was_turned_off_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:

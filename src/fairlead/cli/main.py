@@ -15,6 +15,7 @@ COMMANDS = {
     "demo": ("fairlead.cli.demo", "See it work: emulated engines, load, a comparison. No GPU needed."),
     "emulate": ("fairlead.cli.emulate", "Start emulated engines to try things on."),
     "simulate": ("fairlead.cli.simulate", "What would a policy or a fleet do with your traffic?"),
+    "reload": ("fairlead.cli.reload", "Have a running Fairlead read its config file again."),
     "check": ("fairlead.cli.check", "Report every problem in a config file."),
     "import": ("fairlead.cli.import_", "Read configuration of other tools."),
     "export": ("fairlead.cli.export", "Write configuration for other tools."),

@@ -6,6 +6,8 @@ Exit status: 0 after a clean stop, 1 when it cannot start (a port in use), 2 for
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import gc
 import logging
 import os
@@ -20,7 +22,9 @@ import uvloop
 from fairlead import __version__
 from fairlead.config.build import App, Bound, StartError
 from fairlead.config.load import ERROR, Problem, read_file, read_targets
+from fairlead.config.parts import Read
 from fairlead.config.schema import POLICIES, Config
+from fairlead.control.fleet import Refused
 from fairlead.control.views import state_of
 
 
@@ -71,7 +75,8 @@ def serve(
             overrides["access_log.path"] = access_log if access_log == "-" else os.path.abspath(access_log)
     if record is not None:
         overrides["recording.path"] = os.path.abspath(record)
-    config, problems = _read(targets, config_file, overrides)
+    file = _file(targets, config_file)
+    config, problems = _read(file, targets, overrides)
     for problem in problems:
         click.echo(str(problem), err=True)
     if config is None or any(p.severity == ERROR for p in problems):
@@ -79,19 +84,23 @@ def serve(
         click.echo(f"nothing was started: {count} problem{'s' if count != 1 else ''} to mend first", err=True)
         sys.exit(2)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    sys.exit(uvloop.run(_serve(config)))
+    reread = None if file is None else functools.partial(read_file, file, overrides)
+    sys.exit(uvloop.run(_serve(config, reread, file)))
 
 
-def _read(
-    targets: tuple[str, ...], config_file: str | None, overrides: dict[str, Any]
-) -> tuple[Config | None, list[Problem]]:
+def _file(targets: tuple[str, ...], config_file: str | None) -> str | None:
+    """The config file; None: the engines themselves were named."""
     files = [t for t in targets if t.endswith((".yaml", ".yml")) or Path(t).is_file()]
     if config_file is not None and targets:
         raise click.UsageError("give either --config or targets, not both")
     if files and len(targets) > 1:
         raise click.UsageError(f"give either engine URLs or one config file; {files[0]} is a file")
-    if config_file is not None or files:
-        return read_file(config_file or files[0], overrides)
+    return config_file or next(iter(files), None)
+
+
+def _read(file: str | None, targets: tuple[str, ...], overrides: dict[str, Any]) -> tuple[Config | None, list[Problem]]:
+    if file is not None:
+        return read_file(file, overrides)
     if not targets:
         raise click.UsageError(
             "name at least one engine, for example: fairlead serve http://gpu1:8000 http://gpu2:8000"
@@ -99,7 +108,7 @@ def _read(
     return read_targets(targets, overrides)
 
 
-async def _serve(config: Config) -> int:
+async def _serve(config: Config, reread: Read | None, source: str | None) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     signals = 0
@@ -112,7 +121,7 @@ async def _serve(config: Config) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     try:
-        app = App(config)
+        app = App(config, reread=reread, source=source)
     except StartError as problem:
         click.echo(f"cannot start: {problem}", err=True)
         return 1
@@ -122,6 +131,14 @@ async def _serve(config: Config) -> int:
         click.echo(f"cannot start: {problem}", err=True)
         await app.stop(drain=0.0)
         return 1
+    reloads: set[asyncio.Task[None]] = set()
+
+    def on_hangup() -> None:
+        task = loop.create_task(_reload(app))
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
     gc.collect()
     gc.freeze()  # what is there now stays: the collector need not walk over it again and again
     click.echo(summary(app, bound))
@@ -129,7 +146,9 @@ async def _serve(config: Config) -> int:
     await stop.wait()
     running = len(app.service.exchanges)
     if running:
-        click.echo(f"draining {running} requests, at most {config.drain:g} s (a second signal stops at once)", err=True)
+        click.echo(
+            f"draining {running} requests, at most {app.config.drain:g} s (a second signal stops at once)", err=True
+        )
     stopping = asyncio.ensure_future(app.stop())
     while not stopping.done():
         if signals > 1:
@@ -140,6 +159,12 @@ async def _serve(config: Config) -> int:
     if left:
         click.echo(f"{left} requests were broken off at the end of the drain", err=True)
     return 0
+
+
+async def _reload(app: App) -> None:
+    """What SIGHUP asks for; the log tells what came of it."""
+    with contextlib.suppress(Refused):
+        await app.reloader.reload()
 
 
 def summary(app: App, bound: Bound) -> str:

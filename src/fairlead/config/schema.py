@@ -300,6 +300,13 @@ class Retries:
         low=0.0,
         high=1.0,
     )
+    breaks: int = option(
+        "int",
+        "backends that may break under one request before it is refused as poison; 0: any number",
+        2,
+        low=0,
+        high=6,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,8 +322,26 @@ class Health:
         "int", "failed requests within `fail_timeout` that rest it; 0: never", 3, low=0, high=10_000
     )
     fail_timeout: float = option(
-        "duration", "time in which failures count, and length of the rest", 30.0, low=0.1, high=DAY
+        "duration", "time in which failures count, and length of the first rest", 30.0, low=0.1, high=DAY
     )
+    fail_timeout_max: float = option(
+        "duration", "longest rest of a backend that fails again and again", 300.0, low=0.1, high=DAY
+    )
+    slow_start: float = option(
+        "duration", "time in which a backend that comes back gets its full share again; 0: at once", 30.0,
+        low=0.1, high=DAY, zero=True,
+    )  # fmt: skip
+    max_ejected: float = option(
+        "percent", "most of a model's backends that may rest at one time", 0.5, low=0.0, high=1.0
+    )
+    no_progress: float = option(
+        "duration", "a backend with work at hand gives no token for so long, while others do: it is frozen; 0: never",
+        10.0, low=1.0, high=DAY, zero=True,
+    )  # fmt: skip
+    outlier_factor: float | None = option(
+        "float", "times slower than the others at which a backend is rested; unset: it only gets less", None,
+        low=2.0, high=1000.0,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -423,6 +448,7 @@ class Config:
     forwarded: bool = option("bool", "tell backends of the client by X-Forwarded-For, -Proto and -Host", True)
     timeouts: Timeouts = option("table", "how long to wait for whom", Timeouts(), table=Timeouts)
     retries: Retries = option("table", "when a failed request is tried elsewhere", Retries(), table=Retries)
+    resume: bool = option("bool", "let a stream go on at another engine when its own dies (docs/resume.md)", False)
     health: Health = option("table", "when a backend counts as up or down", Health(), table=Health)
     keepalive: Keepalive = option("table", "idle connections to backends", Keepalive(), table=Keepalive)
     limits: Limits = option("table", "what a client may send", Limits(), table=Limits)

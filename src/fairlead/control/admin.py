@@ -20,7 +20,8 @@ import msgspec
 from aiohttp import web
 
 from fairlead import __version__
-from fairlead.config.schema import Address, Config
+from fairlead.config.schema import Address
+from fairlead.control.fleet import Fleet, Refused
 from fairlead.control.metrics import CONTENT_TYPE, MetricsPage
 from fairlead.control.switching import Switching, SwitchRefused
 from fairlead.control.views import Views
@@ -40,6 +41,14 @@ def _json(data: Any, status: int = 200) -> web.Response:
 
 def _error(status: int, message: str) -> web.Response:
     return _json({"error": {"message": message}}, status)
+
+
+async def _body(request: web.Request) -> Any:
+    """The JSON that was sent. Refused."""
+    try:
+        return msgspec.json.decode(await request.read())
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise Refused(400, "expected JSON") from None
 
 
 def _is_local(host: str) -> bool:
@@ -105,6 +114,9 @@ def _guard(bound: str) -> Any:
                 return _error(*refused)
         try:
             return await handler(request)
+        except Refused as refused:
+            error = {"message": str(refused), "problems": refused.problems}
+            return _json({"error": error}, refused.status)
         except web.HTTPNotFound:
             return _error(404, f"no such page here: {', '.join(PAGES)}")
         except web.HTTPRequestEntityTooLarge:
@@ -116,8 +128,9 @@ def _guard(bound: str) -> Any:
 
 
 PAGES = (
-    "/healthz", "/readyz", "/metrics", "/api/backends", "/api/decisions", "/api/explain/{request_id}",
-    "/api/policy", "/api/shadow", "/api/alerts", "/api/models", "/api/config",
+    "/healthz", "/readyz", "/metrics", "/api/backends", "/api/backends/{id}", "/api/decisions",
+    "/api/explain/{request_id}", "/api/policy", "/api/shadow", "/api/alerts", "/api/models", "/api/config",
+    "/api/reload",
 )  # fmt: skip
 
 
@@ -125,21 +138,26 @@ class Admin:
     """Serves `Views` and `MetricsPage` over HTTP."""
 
     def __init__(
-        self, config: Config, views: Views, metrics: MetricsPage, switching: Switching, ready: Callable[[], str]
+        self, fleet: Fleet, views: Views, metrics: MetricsPage, switching: Switching, ready: Callable[[], str]
     ) -> None:
         """`ready` answers "" or why the balancer cannot take requests."""
-        self._config = config
+        self._fleet = fleet
         self._views = views
         self._metrics = metrics
         self._switching = switching
         self._ready = ready
-        app = web.Application(middlewares=[_guard(config.admin.host)], client_max_size=MAX_BODY)
+        app = web.Application(middlewares=[_guard(fleet.config.admin.host)], client_max_size=MAX_BODY)
         app.add_routes(
             [
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._page),
                 web.get("/api/backends", self._backends),
+                web.post("/api/backends", self._add),
+                web.get("/api/backends/{id:.+}", self._backend),
+                web.patch("/api/backends/{id:.+}", self._change),  # a name may hold slashes
+                web.delete("/api/backends/{id:.+}", self._remove),
+                web.post("/api/reload", self._reload),
                 web.get("/api/decisions", self._decisions),
                 web.get("/api/explain/{id}", self._explain),
                 web.get("/api/policy", self._policy),
@@ -175,6 +193,26 @@ class Admin:
 
     async def _backends(self, request: web.Request) -> web.Response:
         return _json({"backends": self._views.backends(), "policy": self._switching.policy.name})
+
+    async def _backend(self, request: web.Request) -> web.Response:
+        id = request.match_info["id"]
+        found = next((row for row in self._views.backends() if row["id"] == id), None)
+        return _error(404, f"no such backend: {id!r:.100}") if found is None else _json(found)
+
+    async def _add(self, request: web.Request) -> web.Response:
+        return _json(await self._fleet.add(await _body(request)), 201)
+
+    async def _change(self, request: web.Request) -> web.Response:
+        return _json(await self._fleet.change(request.match_info["id"], await _body(request)))
+
+    async def _remove(self, request: web.Request) -> web.Response:
+        force = request.query.get("force", "0")
+        if force not in ("0", "1"):
+            return _error(400, f"force: expected 0 or 1, got {force!r:.40}")
+        return _json(await self._fleet.remove(request.match_info["id"], force=force == "1"))
+
+    async def _reload(self, request: web.Request) -> web.Response:
+        return _json(await self._fleet.reload())
 
     async def _decisions(self, request: web.Request) -> web.Response:
         text = request.query.get("limit", "50")
@@ -212,11 +250,11 @@ class Admin:
 
     async def _show_config(self, request: web.Request) -> web.Response:
         now = self._switching
-        config = dataclasses.replace(self._config, policy=now.policy, shadow=now.shadow)
+        config = dataclasses.replace(self._fleet.config, policy=now.policy, shadow=now.shadow)
         shown = _plain(dataclasses.asdict(config))
         for table, option in ((shown["headers"], "set"), *[(backend, "headers") for backend in shown["backends"]]):
             table[option] = [f"{line.partition(':')[0]}: (not shown)" for line in table[option]]  # they may be keys
-        return _json(shown)
+        return _json({**shown, "loaded": self._fleet.versions.shown()})
 
 
 def _plain(value: Any) -> Any:

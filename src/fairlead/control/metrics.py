@@ -18,6 +18,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from fairlead import __version__
+from fairlead.control.fleet import Versions
 from fairlead.control.recorder import Histogram, Recorder
 from fairlead.control.recording import Recording
 from fairlead.core.alerts import ShareAlert
@@ -47,6 +48,7 @@ class MetricsPage(Collector):
         self._alert = alert
         self._dropped_lines = dropped_lines
         self._recording = recording
+        self.versions: Versions | None = None  # of the configuration
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -66,6 +68,8 @@ class MetricsPage(Collector):
         yield from self._of_policies()
         if self._recording is not None:
             yield from self._of_recording(self._recording)
+        if self.versions is not None:
+            yield from self._of_config(self.versions)
         yield from self._of_process()
 
     def _of_requests(self) -> Iterator[Metric]:
@@ -94,6 +98,9 @@ class MetricsPage(Collector):
             ("backend",),
             predicted,
         )
+        yield CounterMetricFamily(
+            "fairlead_retry_overflow", "retries that the budget did not allow", self._balancer.budget.overflows
+        )
         yield _counters("fairlead_retries", "requests moved to another backend", ("reason",), recorder.retries)
         yield _counters("fairlead_refused", "what was refused or cut off, by reason", ("reason",), recorder.refusals)
         yield _counters("fairlead_client_aborts", "clients that left before the end", ("phase",), recorder.aborts)
@@ -111,9 +118,17 @@ class MetricsPage(Collector):
         yield gauge("fairlead_backend_up", "1 when checks find it healthy", [float(b.up) for b in backends])
         yield gauge(
             "fairlead_backend_ejected",
-            "1 while it rests after failed requests",
-            [float(b.passive.ejected(now)) for b in backends],
+            "1 while it rests, or only trials go there",
+            [float(b.passive.resting) for b in backends],
         )
+        ejections = {(b.id, cause): count for b in backends for cause, count in b.passive.ejections.items()}
+        yield _counters("fairlead_ejections", "times that it was taken out", ("backend", "reason"), ejections)
+        panic = GaugeMetricFamily(
+            "fairlead_panic", "1 while so few backends are usable that bad ones are tried", labels=("model",)
+        )
+        for model, panics in self._balancer.panics(now).items():
+            panic.add_metric((model,), float(panics))
+        yield panic
         yield gauge(
             "fairlead_backend_draining", "1 when it takes no new requests", [float(b.draining) for b in backends]
         )
@@ -220,6 +235,18 @@ class MetricsPage(Collector):
         yield CounterMetricFamily("fairlead_recording_bytes", "bytes written to it", recording.bytes_written)
         yield GaugeMetricFamily(
             "fairlead_recording_stopped", "1 when its disk has ended it", float(bool(recording.problem))
+        )
+
+    def _of_config(self, versions: Versions) -> Iterator[Metric]:
+        yield GaugeMetricFamily("fairlead_config_version", "number of the configuration in force", versions.number)
+        yield GaugeMetricFamily(
+            "fairlead_config_applied_timestamp_seconds", "since when it is in force", versions.applied_at
+        )
+        yield _counters("fairlead_config_reloads", "reloads, by what became of them", ("result",), versions.reloads)
+        yield GaugeMetricFamily(
+            "fairlead_config_last_reload_success",
+            "0 while the last reload was refused and an older configuration is in force",
+            float(versions.problem is None),
         )
 
     def _of_limits(self, service: Service) -> Iterator[Metric]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 
+from fairlead.control.views import why_rested
 from fairlead.core.balancer import Balancer
 from fairlead.core.shadow import Shadow
 
@@ -20,6 +21,7 @@ class Notices:
     def __init__(self, balancer: Balancer) -> None:
         self._balancer = balancer
         self._resting: set[str] = set()  # backends that were ejected
+        self._panics: set[str] = set()  # models that had too few usable backends
         self._views: dict[str, tuple[bool, int]] = {}  # by backend: was its view distrusted, how often was it emptied
         self._gone: Shadow | None = None  # the shadow whose end was told
 
@@ -33,13 +35,16 @@ class Notices:
     def _ejections(self, now: float) -> None:
         resting = {b.id: b for b in self._balancer.backends.values() if b.passive.ejected(now)}
         for id in resting.keys() - self._resting:
-            passive = resting[id].passive
-            log.warning(
-                "backend %s rests for %g s after failed requests (%s)", id, passive.fail_timeout, passive.reason
-            )
+            log.warning("backend %s rests for %.0f s %s", id, resting[id].passive.rest_seconds, why_rested(resting[id]))
         for id in self._resting - resting.keys():
             log.info("backend %s gets requests again", id)
         self._resting = set(resting)
+        for model, panics in self._balancer.panics(now).items():
+            if panics and model not in self._panics:
+                log.warning("too few backends of the model %s are usable: all that may be alive are tried", model)
+            elif not panics and model in self._panics:
+                log.info("enough backends of the model %s are usable again", model)
+        self._panics = {model for model, panics in self._balancer.panics(now).items() if panics}
 
     def _prefix_views(self) -> None:
         views: dict[str, tuple[bool, int]] = {}

@@ -44,13 +44,16 @@ TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.
 MICRO = (5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2)
 ERROR_KINDS = (
     "connect", "connect_timeout", "tls", "send_timeout", "timeout", "bad_response", "upstream_broken", "upstream_idle",
+    "stream_incomplete", "engine_error",
 )  # fmt: skip
 HURRY_KINDS = frozenset(("connect", "connect_timeout", "tls", "upstream_broken"))  # a probe should look at once
 REFUSALS = (
     "too_many_connections", "header_timeout", "body_timeout", "client_stalled", "head_too_long", "too_many_fields",
     "target_too_long", "body_too_large", "body_memory", "descriptors", "bad_framing", "handshake_timeout",
     "tls_handshake", "bad_proxy_protocol", "untrusted_proxy_protocol", "too_many_streams", "rapid_reset", "frame_flood",
+    "poison_suspect",
 )  # fmt: skip
+MAX_LEFT = 100  # backends that are gone and whose requests are still told in the metrics
 MAX_PATH = 512  # bytes of a path that are kept
 MAX_DECISIONS = 1_000  # more would fall out of the processor caches, which costs every request
 
@@ -100,18 +103,39 @@ class Recorder:
         """Each of the `sinks` takes every record: the access log, the recording."""
         self._balancer = balancer
         self._sinks = sinks
+        self._left: list[str] = []  # backends that are gone and whose requests are still counted, oldest first
         self.requests: dict[tuple[str, str, int], int] = {}  # (backend, model, status)
         self.backends: dict[str, BackendNumbers] = {}
         self.errors: dict[tuple[str, str], int] = {}  # (backend, kind)
-        for id in balancer.backends:  # from the start, so that a first failure is a step from 0 to 1
-            for kind in ERROR_KINDS:
-                self.errors[id, kind] = 0
+        for id in balancer.backends:
+            self.joined(id)
         self.refusals: dict[str, int] = dict.fromkeys(REFUSALS, 0)  # by reason
         self.retries: dict[str, int] = {}  # by reason
         self.aborts: dict[str, int] = {}  # clients that left, by phase
         self.decision = Histogram(MICRO)
         self.records: OrderedDict[str, Record] = OrderedDict()  # the last ones, oldest first
         self.on_connect_failure: Callable[[str], None] | None = None
+
+    def send_to(self, *sinks: Callable[[Record], None]) -> None:
+        """Other sinks from the next record on."""
+        self._sinks = sinks
+
+    def joined(self, id: str) -> None:
+        """A backend is there: its failures are counted from now on, so that the first is a step from 0 to 1."""
+        if id in self._left:
+            self._left.remove(id)
+        for kind in ERROR_KINDS:
+            self.errors.setdefault((id, kind), 0)
+
+    def left(self, id: str) -> None:
+        """A backend is gone, and its last request too. Counts of requests stay for a while, so that sums go on."""
+        self.backends.pop(id, None)
+        for kind in ERROR_KINDS:
+            self.errors.pop((id, kind), None)
+        self._left.append(id)
+        if len(self._left) > MAX_LEFT:
+            oldest = self._left.pop(0)
+            self.requests = {key: count for key, count in self.requests.items() if key[0] != oldest}
 
     def finished(self, exchange: Exchange, outcome: str, now: float) -> None:
         """A request is over."""

@@ -60,13 +60,24 @@ class Switching:
         except ValueError as problem:
             raise SwitchRefused(str(problem)) from None
         assert isinstance(body, dict)
-        balancer, old, cold = self._balancer, self.shown(), not self._balancer.uses_prefixes
+        old, cold = self.shown(), not self._balancer.uses_prefixes
+        self._take_over(policy, shadow, "policy" in body, "shadow" in body)
+        warms = cold and self._balancer.uses_prefixes
+        return {"old": old, "new": self.shown(), "warming": WARMING if warms else None}
+
+    def follow(self, policy: Policy, shadow: Shadow | None, read: Read) -> None:
+        """What the file says from now on is in force; `read` knows it. What is in force already stays as it is."""
+        self._read = read
+        self._take_over(policy, shadow, policy != self.policy, shadow != self.shadow)
+
+    def _take_over(self, policy: Policy, shadow: Shadow | None, takes_policy: bool, takes_shadow: bool) -> None:
+        balancer = self._balancer
         steps: list[Callable[[], None]] = []
-        if "policy" in body:
+        if takes_policy:
             made = self._make(policy)
             steps.append(lambda: balancer.set_policy(made))
             log.info("the policy is %s now, it was %s", policy.name, self.policy.name)
-        if "shadow" in body:
+        if takes_shadow:
             beside = None if shadow is None else core_shadow.Shadow(self._make(shadow), self._rng)
             # The one that keeps the prefix index in use comes first, or the index would be emptied between the two.
             steps.insert(0 if beside is not None else len(steps), lambda: balancer.set_shadow(beside))
@@ -75,9 +86,8 @@ class Switching:
         self._service.session = session_source(policy, shadow)
         for step in steps:
             step()
-        if "policy" in body and self._tell is not None:
+        if takes_policy and self._tell is not None:
             self._tell(policy.name)
-        return {"old": old, "new": self.shown(), "warming": WARMING if cold and balancer.uses_prefixes else None}
 
     def shown(self) -> dict[str, Any]:
         """The policies in force with their options."""

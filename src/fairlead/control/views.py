@@ -14,6 +14,7 @@ from fairlead.core.balancer import Balancer
 from fairlead.core.cluster.backend import Backend
 from fairlead.core.cluster.ledger import Lease
 from fairlead.core.cluster.prefix import ENTRY_BYTES
+from fairlead.core.health.passive import NO_PROGRESS, SLOW
 from fairlead.feeds.watch import Watch
 from fairlead.proxy.record import Record
 
@@ -35,12 +36,24 @@ def state_of(backend: Backend, now: float) -> tuple[str, str]:
         return "down", backend.probes.reason
     if backend.draining:
         return "draining", "takes no new requests"
-    if backend.passive.ejected(now):
-        left = backend.passive.ejected_until - now
-        return "ejected", f"rests {left:.0f} s more after failed requests (last: {backend.passive.reason})"
+    passive = backend.passive
+    if passive.ejected(now):
+        return "ejected", f"rests {passive.ejected_until - now:.0f} s more {why_rested(backend)}"
+    if passive.resting:
+        return "ejected", f"its rest is over: one request at a time until one ends well {why_rested(backend)}"
     if backend.models is None:
         return "down", "its models are not known yet"
+    if passive.ramping and (share := passive.share(now)):
+        return "up", f"slow start: it gets up to {share:.0%} of its fair share"
     return "up", ""
+
+
+def why_rested(backend: Backend) -> str:
+    """Why was it ejected? As the end of a sentence."""
+    passive = backend.passive
+    what = {NO_PROGRESS: "as it hung", SLOW: "as it was too slow"}.get(passive.cause, "after failed requests")
+    again = f", {passive.streak} times in a row" if passive.streak > 1 else ""
+    return f"{what}{again} (last: {passive.reason})"
 
 
 class Views:
@@ -106,6 +119,7 @@ class Views:
             "requests": b.placed,
             "answered": b.answered,
             "errors": b.errors,
+            "ejections": dict(b.passive.ejections),
             "error_rate": _number(b.errors / ended, 4) if ended else 0.0,
             "ttft_mean": _number(ttft.total / count) if ttft and count else None,
             "engine_waiting": _number(stats.waiting),

@@ -66,7 +66,7 @@ log = logging.getLogger("fairlead")
 
 
 class Watch:
-    """The loops of one backend. `changed` is called with (id, up) when it goes up or down."""
+    """The loops of one backend. `changed` is called with (itself, up) when it goes up or down."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Watch:
         balancer: Balancer,
         session: aiohttp.ClientSession,
         clock: Callable[[], float],
-        changed: Callable[[str, bool], None],
+        changed: Callable[[Watch, bool], None],
     ) -> None:
         """`url` may be unix:/PATH: such a backend is asked through a session of the watch's own."""
         self.id = id
@@ -93,6 +93,7 @@ class Watch:
         self._clock = clock
         self._changed = changed
         self._hurry = asyncio.Event()
+        self._timed_out = False  # did the health page give no answer at all?
         self._found_at = float("-inf")
         self._tasks: list[asyncio.Task[None]] = []
         self._jitter = random.Random(id)  # noqa: S311 -- spreads probes over time, no secret
@@ -105,11 +106,30 @@ class Watch:
         self._tasks = [loop.create_task(self._health_loop()), loop.create_task(self._metrics_loop())]
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+        self.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._own_session is not None:
             await self._own_session.close()
+
+    def cancel(self) -> None:
+        """Not a step more; `stop` then waits for the end."""
+        for task in self._tasks:
+            task.cancel()
+
+    def change(self, settings: WatchSettings) -> None:
+        """Other settings from now on. What was found out stays, unless they say otherwise."""
+        old, self.settings = self.settings, settings
+        if settings.engine != old.engine:
+            self.dialect = DIALECTS.get(settings.engine) if settings.engine else None
+            self.about.metrics_url = ""
+        if settings.models != old.models and settings.models is not None:
+            self._balancer.set_models(self.id, settings.models)
+        self._found_at = float("-inf")
+        self.hurry()
+
+    def join(self, balancer: Balancer) -> None:
+        """From now on tell another balancer, which has the backend now."""
+        self._balancer = balancer
 
     def hurry(self) -> None:
         """A request failed here: look soon, not at the next turn."""
@@ -118,8 +138,8 @@ class Watch:
     # --- health ----------------------------------------------------------------------------------------------
 
     async def _health_loop(self) -> None:
-        interval = self.settings.health_interval
         while True:
+            interval = self.settings.health_interval
             try:
                 await self._check()
             except Exception:
@@ -136,6 +156,7 @@ class Watch:
 
     async def _check(self) -> None:
         """One probe, and discovery where it is due."""
+        self._timed_out = False
         known = self._balancer.backends[self.id]
         due = known.models is None or not known.up or self._clock() - self._found_at > REDISCOVER_SECONDS
         problem = await self._probe() if self.dialect is not None else ""
@@ -149,8 +170,8 @@ class Watch:
             elif not probed:
                 problem = await self._probe()
         self.about.problem = problem
-        if self._balancer.probe(self.id, not problem, problem):
-            self._changed(self.id, not problem)
+        if self._balancer.probe(self.id, not problem, problem, timed_out=self._timed_out):
+            self._changed(self, not problem)
 
     async def _probe(self) -> str:
         """Ask the health path; "" when it is well, else what is wrong."""
@@ -162,6 +183,7 @@ class Watch:
         try:
             answer = await self._get(path, timeout, 65_536)
         except TimeoutError:
+            self._timed_out = True
             return f"GET {path} gave no answer within {timeout:g} s"
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return _why(error)
@@ -218,11 +240,10 @@ class Watch:
     # --- metrics ---------------------------------------------------------------------------------------------
 
     async def _metrics_loop(self) -> None:
-        settings = self.settings
         await self.first_round.wait()
-        wait = settings.metrics_interval
+        wait = self.settings.metrics_interval
         while True:
-            dialect = self.dialect
+            settings, dialect = self.settings, self.dialect
             if dialect is not None and self._balancer.backends[self.id].up:
                 try:
                     ok = await self._scrape(dialect)

@@ -131,7 +131,7 @@ def run_events(client: Client, upstreams: list[Upstream], count: int) -> None:
     chunk = CHUNK
     for _ in range(count):
         receive(chunk)
-    receive(b"0\r\n\r\n")
+    receive(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
 
 
 def yardstick() -> float:

@@ -34,6 +34,8 @@ _START_SECONDS = 20.0
 PYTHON = [sys.executable]
 """How fairlead's interpreter is started; the profiler puts itself in between."""
 _SOURCE = [ROOT / "src"]
+NGINX_CHANGES: list[tuple[str, str]] = []
+"""What is replaced in nginx's configuration, for comparisons with one that was told more."""
 
 _NGINX = """\
 daemon off;
@@ -209,7 +211,10 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
 
 
 def _nginx(plan: _Plan) -> list[str]:
-    config = plan.write("nginx.conf", _NGINX, "    server 127.0.0.1:{};", min(8192, plan.files))
+    text, server = _NGINX, "    server 127.0.0.1:{};"
+    for old, new in NGINX_CHANGES:
+        text, server = text.replace(old, new), server.replace(old, new)
+    config = plan.write("nginx.conf", text, server, min(8192, plan.files))
     folder = plan.dir
     return [str(find("nginx")), "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(config)]
 

@@ -85,8 +85,8 @@ class Told(Balancer):
         self.probes: asyncio.Queue[tuple[bool, str]] = asyncio.Queue()
         self.readings: asyncio.Queue[EngineStats] = asyncio.Queue()
 
-    def probe(self, id: str, ok: bool, reason: str = "") -> bool:
-        changed = super().probe(id, ok, reason)
+    def probe(self, id: str, ok: bool, reason: str = "", *, timed_out: bool = False) -> bool:
+        changed = super().probe(id, ok, reason, timed_out=timed_out)
         self.probes.put_nowait((ok, reason))
         return changed
 

@@ -58,6 +58,7 @@ class Exchange:
         self.response: ResponseHead | None = None
         self.relayed: list[bytes] = []
         self.interim = 0
+        self.path = b"/generate_stream"  # not judged by its last word: framing is what counts here
         self.verdict = "open"
         self.usage: Usage | None = None
 
@@ -91,7 +92,7 @@ class Exchange:
     def upstream_bad(self, message: str) -> None:
         self._fail("bad")
 
-    def upstream_broken(self, message: str) -> None:
+    def upstream_broken(self, message: str, error: str = "") -> None:
         self._fail("broken")
 
     def upstream_lost(self, *, answered: bool) -> None:

@@ -7,7 +7,7 @@ import asyncio
 from h2.settings import SettingCodes
 from http2_peer import STREAM_BODY, dial2, head
 from peers import Peer, Seen, run, until
-from running import Fleet, chunk, event, fleet, reply, sse_head
+from running import DONE, Fleet, chunk, event, fleet, reply, sse_head
 
 from fairlead.proxy.http2 import Http2Connection
 from fairlead.proxy.http2_stream import Http2Stream
@@ -194,7 +194,7 @@ def test_events_are_not_held_back() -> None:
             await peer.send(chunk(event(number)))
             await gate.wait()
             gate.clear()
-        await peer.send(b"0\r\n\r\n")
+        await peer.send(chunk(DONE) + b"0\r\n\r\n")
 
     async def body() -> None:
         gate.clear()

@@ -178,7 +178,7 @@ def test_errors_have_the_shape_of_the_dialect() -> None:
             f.unseen_tries += 2
             got = await client.answer(client.ask("n"))
             error = json.loads(got.body)["error"]
-            assert (got.status, error["type"], error["code"]) == (502, "server_error", "upstream_unreachable")
+            assert (got.status, error["type"], error["code"]) == (503, "server_error", "upstream_unreachable")
             got = await client.answer(client.ask("n", path=b"/v1/messages"))
             assert json.loads(got.body)["type"] == "error"
             assert got.field(b"x-request-id")

@@ -20,8 +20,8 @@ from parity_log import DoorLog, Row
 from parity_memory import Loop, Seat
 from parity_script import Asked
 
-from fairlead.config.build import make_balancer
 from fairlead.config.load import parse
+from fairlead.config.parts import make_balancer
 from fairlead.control.recorder import Recorder
 from fairlead.control.switching import session_source
 from fairlead.core import balancer as brain

@@ -43,6 +43,13 @@ def moved(wheel: Wheel, owner: Sleeper, seconds: float) -> None:
         wheel.enter(owner)
 
 
+def passes(wheel: Wheel, clock: list[float], seconds: float) -> None:
+    """So much time goes by, with a tick every second."""
+    for _ in range(int(seconds)):
+        clock[0] += 1.0
+        wheel._fire()
+
+
 def test_a_busy_connection_keeps_few_entries(clock: list[float]) -> None:
     loop = asyncio.new_event_loop()
     try:
@@ -50,16 +57,35 @@ def test_a_busy_connection_keeps_few_entries(clock: list[float]) -> None:
         wheel.start()
         for _ in range(5_000):  # a request of 5 s every 10 s, for half a day
             moved(wheel, owner, 600.0)
-            clock[0] += 5.0
-            wheel._fire()
+            passes(wheel, clock, 5.0)
             moved(wheel, owner, 75.0)
-            clock[0] += 5.0
-            wheel._fire()
+            passes(wheel, clock, 5.0)
         assert sum(len(slot) for slot in wheel._slots) <= 20
         assert owner.called == []
-        clock[0] += 80.0
-        wheel._fire()
+        passes(wheel, clock, 80.0)
         assert len(owner.called) == 1
+        wheel.stop()
+    finally:
+        loop.close()
+
+
+def test_case_104_time_in_which_the_process_was_frozen_counts_for_nobody(clock: list[float]) -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        wheel, ticks = Wheel(loop), list[float]()
+        owners = [Sleeper() for _ in range(200)]
+        wheel.on_tick.append(ticks.append)
+        wheel.start()
+        for number, owner in enumerate(owners):
+            moved(wheel, owner, 1.0 + number / 10)
+        clock[0] += 30.0  # SIGSTOP, and SIGCONT half a minute later
+        wheel._fire()
+        assert [owner.called for owner in owners if owner.called] == [], "no mass expiry"
+        assert ticks == [1030.0], "what happens at a tick is told the real time"
+        passes(wheel, clock, 10.0)
+        assert 85 <= sum(bool(owner.called) for owner in owners) <= 95, "then each has what was left of its time"
+        passes(wheel, clock, 12.0)
+        assert all(len(owner.called) == 1 for owner in owners)
         wheel.stop()
     finally:
         loop.close()

@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "control": ("control", "core", "wire", "proxy", "feeds", "charts", "config.schema"),
     "config": ("config", "core.model", "core.policies.registry", "core.retry", "engines.registry"),
     "nginx": ("nginx", "config"),
+    **dict.fromkeys(("config.parts", "config.reload"), ("config", "core", "feeds", "proxy", "control")),
     "config.build": ("config", "core", "engines", "feeds", "proxy", "picker", "sim", "control"),
 }
 WIRES = ("config.build", "cli", "demo", "__main__")  # whatever these import, they are the outermost layer

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from peers import Peer, Seen, run, until
-from running import Fleet, ask, chunk, event, sse_head
+from running import DONE, Fleet, ask, chunk, event, sse_head
 from tls_peers import Authority, TlsPeer, plain_fleet, status_over, tls_dial
 
 from fairlead.proxy import tls
@@ -44,7 +44,7 @@ def test_new_handshakes_get_the_new_certificate_and_open_streams_live_on(ca: Aut
         async def stream(peer: Peer, seen: Seen) -> None:
             await peer.send(sse_head(seen) + chunk(event(0)))
             await go_on.wait()
-            await peer.send(chunk(event(1)) + b"0\r\n\r\n")
+            await peer.send(chunk(event(1)) + chunk(DONE) + b"0\r\n\r\n")
 
         tls = ca.pair("one", "old.test")
         async with plain_fleet(listen=[{"address": "127.0.0.1:0", "tls": tls}]) as fleet:

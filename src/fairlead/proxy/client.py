@@ -10,7 +10,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, cast
 
-from fairlead.proxy.answers import Http1Answers
+from fairlead.proxy.answers import NO_RETRY, Http1Answers
 from fairlead.proxy.http2 import Http2Connection
 from fairlead.proxy.memory import Body, too_large
 from fairlead.proxy.sockets import has_come, has_left, reset_transport
@@ -327,6 +327,8 @@ class Client(Http1Answers, asyncio.Protocol):
         """An error of our own in place of a backend's answer."""
         body = error_body(status, code, message, param, anthropic=exchange.path == b"/v1/messages")
         extra = b"retry-after: %d\r\n" % retry_after if retry_after is not None else b""
+        if exchange.final:
+            extra += NO_RETRY
         self.respond(exchange.head, status, body, exchange.request_id, extra)
 
     def _refuse(self, problem: BadHttp) -> None:

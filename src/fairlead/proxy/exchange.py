@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fairlead.core.balancer import ABANDONED, CLIENT_GONE, ERROR, FAILED, OK, REFUSED
+from fairlead.core.balancer import ABANDONED, CLIENT_GONE, FAILED, REFUSED
 from fairlead.core.model import Facts, Kind, Refusal, Usage
 from fairlead.core.retry import CONNECT, TIMEOUT
 from fairlead.proxy.timers import TICK
@@ -25,8 +25,10 @@ from fairlead.proxy.tries import (
     ENDED,
     RELAYING,
     SEND_TIMEOUT,
+    UPSTREAM_BROKEN,
     WAITING,
     failed,
+    judged,
     moved,
 )
 from fairlead.proxy.upstream import Upstream
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from fairlead.proxy.downstream import Downstream
     from fairlead.proxy.service import Service
 
+RETRIED = frozenset((500, 502, 503, 504, 429))  # statuses that may be tried elsewhere, if the rules say so
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 
 
@@ -46,9 +49,9 @@ class Exchange:
     """State of one request. Made when its body is complete; `start` sets it off."""
 
     __slots__ = (
-        "arrived", "body", "bytes_out", "client", "error", "facts", "first_byte_at", "head", "idle", "lease", "path",
-        "phase", "placed", "replay_safe", "request_id", "resent", "response", "service", "status", "target", "tried",
-        "tries", "unsent", "upstream", "usage", "wheel",
+        "arrived", "body", "breaks", "bytes_out", "client", "error", "facts", "final", "first_byte_at", "head", "idle",
+        "lease", "path", "phase", "placed", "reached", "replay_safe", "request_id", "resent", "response", "service",
+        "status", "target", "tried", "tries", "unsent", "upstream", "usage", "wheel",
     )  # fmt: skip
 
     def __init__(
@@ -85,7 +88,10 @@ class Exchange:
         self.placed = 0.0  # when the first backend was chosen: the retry window begins here
         self.tries = 0
         self.tried: tuple[str, ...] = ()
-        self.resent = False  # sent again because a kept connection had been closed by the engine
+        self.resent = False  # in this try, because a kept connection had been closed by the engine
+        self.reached = False  # did any backend accept a connection for it?
+        self.breaks = 0  # connections that broke while a backend had this request
+        self.final = False  # was all done that may be done? Then a client that tries again only adds to the load
         self.first_byte_at = 0.0
         self.bytes_out = 0
         self.status = 0
@@ -115,11 +121,12 @@ class Exchange:
             return
         self.lease = lease
         self.tries += 1
+        self.resent = False
         # What must not be sent twice gets a new connection: a kept one may be closing as we write.
         self._send(fresh=not self.replay_safe)
 
     def _send(self, *, fresh: bool) -> None:
-        pool = self.service.pools[self.lease.backend.id]
+        pool = self.service.pool_of(self.lease.backend.id)
         self.response = None
         upstream = None if fresh else pool.take()
         if upstream is not None:
@@ -135,6 +142,7 @@ class Exchange:
         service, head = self.service, self.head
         self.upstream = upstream
         self.phase = WAITING
+        self.reached = True
         self.client.set_deadline(service.timeouts.first_byte)
         pool = upstream.pool
         forward = pool.without_dropped(head.forward) if pool.drop else head.forward
@@ -182,8 +190,10 @@ class Exchange:
 
     def head_received(self, response: ResponseHead) -> bool:
         """The answer's head: keep it until its body begins, or try elsewhere. False: this upstream is done with."""
-        if response.status in (500, 502, 503, 504, 429) and moved(self, str(response.status)):
-            return False
+        if response.status in RETRIED:
+            if moved(self, str(response.status)):
+                return False
+            self.final |= self.tries > 1
         self.response = response
         bodyless = self.head.method == b"HEAD" or response.status in (204, 304)
         upstream = self.upstream
@@ -234,7 +244,11 @@ class Exchange:
         if client.stalled:  # it still has not read the answer before this one
             upstream.pause()
             client.set_deadline(self.service.timeouts.client_write)
-        return client.answer_head(self, response, upstream.recode) + data
+        return client.answer_head(self, response, self._recode(upstream)) + data
+
+    def _recode(self, upstream: Upstream) -> int:
+        """How the framing of the answer differs from the backend's, see upstream.py."""
+        return upstream.recode
 
     def answered(self, upstream: Upstream) -> None:
         """The answer was relayed to its end."""
@@ -253,14 +267,8 @@ class Exchange:
         produced = self.lease.produced
         if produced:
             self.lease.produced = max(produced - stream_overhead(self.path, self.facts), 0)
-        status = self.status
-        upstream.tail = b""
-        if status >= 500:
-            self.error = str(status)
-            self.service.failed(self.lease.backend.id, self.error)
-            self._end(FAILED if self.error in self.service.balancer.retry_rules.on else ERROR)
-        else:
-            self._end(OK)
+        tail, upstream.tail = upstream.tail, b""
+        self._end(judged(self, tail, stream=upstream.sse))
 
     def upstream_lost(self, *, answered: bool) -> None:
         """The connection went away before an answer began."""
@@ -277,12 +285,13 @@ class Exchange:
         """The backend's answer cannot be trusted."""
         failed(self, BAD_RESPONSE, message)
 
-    def upstream_broken(self, message: str) -> None:
+    def upstream_broken(self, message: str, error: str = UPSTREAM_BROKEN) -> None:
         """The answer broke off in its middle."""
         if not self.relaying:
-            failed(self, CONNECT, "the connection to the backend broke before an answer began")
+            kind = "" if error == UPSTREAM_BROKEN else error
+            failed(self, CONNECT, "the connection to the backend broke before an answer began", kind)
             return
-        self.error = "upstream_broken"
+        self.error = error
         self._break(message)
 
     # --- what the client reports -----------------------------------------------------------------------------

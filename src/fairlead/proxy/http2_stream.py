@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from h2.errors import ErrorCodes
 
+from fairlead.proxy.answers import NO_RETRY
 from fairlead.proxy.memory import Body, too_large
 from fairlead.proxy.timers import NEVER, TICK
 from fairlead.wire.errors import error_body
@@ -222,6 +223,8 @@ class Http2Stream:
     def answer_head(self, exchange: Exchange, response: ResponseHead, recode: int) -> bytes:
         """The answer begins: its fields go out with the first flush."""
         self._fields = answer_fields(response, exchange.request_id)
+        if exchange.final:
+            self._fields.append((b"x-should-retry", b"false"))
         return b""
 
     def exchange_ended(self, exchange: Exchange) -> None:
@@ -241,6 +244,8 @@ class Http2Stream:
         """An error of our own in place of a backend's answer."""
         body = error_body(status, code, message, param, anthropic=exchange.path == b"/v1/messages")
         extra = b"retry-after: %d\r\n" % retry_after if retry_after is not None else b""
+        if exchange.final:
+            extra += NO_RETRY
         self.respond(exchange.head, status, body, exchange.request_id, extra)
 
     def _answer(

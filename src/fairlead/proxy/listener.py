@@ -60,26 +60,48 @@ class Listener:
     ) -> None:
         self._service = service
         self._settings = settings
-        self._tls = tls
-        self._sockets: list[socket.socket] = []
+        self.tls = tls
+        self._bound: list[socket.socket] = []  # what we listen on, not yet or no longer served
+        self._listening: list[socket.socket] = []  # all of them
+        self._sockets: list[socket.socket] = []  # those that we accept from ourselves
         self._servers: list[asyncio.AbstractServer] = []
+        self._heir_of: Listener | None = None
         self._file: tuple[int, int] | None = None  # device and inode of our socket file
         self._starved = False  # had the system no descriptor for us, the last time that we asked?
         self.greeting: set[asyncio.Task[None]] = set()  # connections before their first request
 
     async def open(self) -> str:
         """Start to serve; the URL that clients use. OSError when the address cannot be had."""
-        settings, loop = self._settings, self._service.loop
+        await self.bind()
+        return await self.serve()
+
+    async def bind(self) -> None:
+        """Take the address; who connects now is served later. OSError when it cannot be had."""
+        settings = self._settings
         if settings.path:
-            sockets = [open_unix(settings.path)]
+            self._bound = [open_unix(settings.path)]
             found = os.stat(settings.path)
             self._file = found.st_dev, found.st_ino
+        else:
+            self._bound = await open_tcp(self._service.loop, settings.host, settings.port)
+
+    def inherit(self, other: Listener) -> None:
+        """Listen on the very sockets of another one, which is to stop when we serve: nobody is refused in between."""
+        self._bound = [sock.dup() for sock in other._listening]
+        self._heir_of = other
+
+    async def serve(self) -> str:
+        """Serve on what was taken; the URL that clients use."""
+        settings, loop = self._settings, self._service.loop
+        self._listening, self._bound = self._bound, []
+        if self._heir_of is not None:  # the socket's file is ours to remove now
+            self._file, self._heir_of._file, self._heir_of = self._heir_of._file, None, None
+        if settings.path:
             url = f"unix:{settings.path}"
         else:
-            sockets = await open_tcp(loop, settings.host, settings.port)
-            url = f"{'http' if self._tls is None else 'https'}://{shown(sockets[0])}"
-        for sock in sockets:
-            if self._tls is not None or settings.proxy_protocol:
+            url = f"{'http' if self.tls is None else 'https'}://{shown(self._listening[0])}"
+        for sock in self._listening:
+            if self.tls is not None or settings.proxy_protocol:
                 self._sockets.append(sock)
                 loop.add_reader(sock, self._accept, sock)
             elif settings.path:
@@ -95,13 +117,20 @@ class Listener:
         for sock in self._sockets:
             self._service.loop.remove_reader(sock)
             sock.close()
-        self._servers, self._sockets = [], []
+        for sock in self._bound:
+            sock.close()
+        self._servers, self._sockets, self._bound, self._listening = [], [], [], []
         if self._file is not None:
             with contextlib.suppress(OSError):  # somebody else's file by now, or none: then it is not ours to remove
                 found = os.stat(self._settings.path)
                 if (found.st_dev, found.st_ino) == self._file:
                     os.unlink(self._settings.path)
             self._file = None
+
+    @property
+    def is_over(self) -> bool:
+        """Does it neither accept nor wait for anybody?"""
+        return not self._listening and not self._bound and not self.greeting
 
     def close(self) -> None:
         """Let go of everything."""
@@ -145,7 +174,7 @@ class Listener:
 
     async def _greet(self, sock: socket.socket, peer: str) -> None:
         """What comes before the first request; then the connection is the protocol's."""
-        service, tls, seconds = self._service, self._tls, self._service.timeouts.handshake
+        service, tls, seconds = self._service, self.tls, self._service.timeouts.handshake
         until = service.clock() + seconds
         taken = False  # by a transport, which closes it
         try:

@@ -97,6 +97,11 @@ class Pool:
         while idle and (idle[0].closed or idle[0].idle_since <= limit):
             idle.popleft().close()
 
+    def retire(self) -> None:
+        """It is used no more: idle connections are closed now, each of the others when its request is over."""
+        self.max_idle = 0
+        self.close()
+
     def close(self) -> None:
         """Close all idle connections."""
         while self.idle:

@@ -20,9 +20,11 @@ from fairlead.proxy.exchange import IDEMPOTENT, Exchange
 from fairlead.proxy.forwarded import Forwarding
 from fairlead.proxy.memory import BodyMemory
 from fairlead.proxy.pool import Pool
+from fairlead.proxy.resume import make_exchange
+from fairlead.proxy.suspects import Suspects
 from fairlead.proxy.timers import Wheel
 from fairlead.proxy.tls import Rotations
-from fairlead.proxy.tries import DESCRIPTORS, TLS
+from fairlead.proxy.tries import DESCRIPTORS, TLS, refuse_suspect
 from fairlead.proxy.upstream import Upstream
 from fairlead.wire.errors import error_body
 from fairlead.wire.fields import BadHttp
@@ -126,13 +128,17 @@ class Service:
         self.timeouts = timeouts
         self.limits = limits
         self.memory = BodyMemory(limits.body_memory)
+        self.suspects = Suspects()
         self.descriptors = 0  # how many this process may have; 0: not known
         self.session = session  # changes when policies are switched
         self.hash_prompts = hash_prompts
         self.models_body = models_body
-        self.routes = sorted(routes, key=lambda route: len(route.prefix), reverse=True)
+        self.set_routes(routes)
         self.forwarding = forwarding or Forwarding()
+        self.resume = False  # may streams go on at another engine when theirs dies?
+        self.engine_of: Callable[[str], str] = lambda _: ""  # a backend's kind, see wire/resume.py
         self.pools: dict[str, Pool] = {}
+        self.retired: list[Pool] = []  # of backends that left or were changed, while requests run on them
         self.wheel = Wheel(loop)
         self.clients: set[Connection] = set()
         self.paused: set[Connection] = set()  # clients that are not read, and so cannot tell us that they leave
@@ -163,6 +169,36 @@ class Service:
                 client.abort()
             for pool in self.pools.values():
                 pool.sweep(now)
+            self.listeners = [listener for listener in self.listeners if not listener.is_over]
+            if self.suspects:
+                self.suspects.forget(now)
+
+    def set_routes(self, routes: Sequence[Route]) -> None:
+        """Where paths lead, from the next request on."""
+        self.routes = sorted(routes, key=lambda route: len(route.prefix), reverse=True)
+
+    def pool_of(self, backend: str) -> Pool:
+        """Where connections to it come from; one that has left has its own until its last request is over."""
+        pool = self.pools.get(backend)
+        return pool or next(pool for pool in reversed(self.retired) if pool.id == backend)
+
+    def retire(self, backend: str) -> None:
+        """Take its pool out of use; requests that run on it finish."""
+        pool = self.pools.pop(backend)
+        pool.retire()
+        self.retired.append(pool)
+
+    def running_on(self, backend: str) -> list[Exchange]:
+        """Requests that are placed there at the moment."""
+        return [e for e in self.exchanges if e.lease is not None and e.lease.backend.id == backend]
+
+    def sweep_retired(self) -> list[str]:
+        """Let go of pools that nothing runs on any more; the backends that have left for good by that."""
+        over = [p for p in self.retired if not p.open and (p.id in self.pools or not self.running_on(p.id))]
+        if over:
+            self.retired = [pool for pool in self.retired if pool not in over]
+        still = {*self.pools, *(pool.id for pool in self.retired)}
+        return [pool.id for pool in over if pool.id not in still]
 
     async def drain(self, seconds: float) -> int:
         """Stop accepting, let running requests finish, break off the rest; how many were broken off."""
@@ -267,9 +303,12 @@ class Service:
         facts.group = group
         if self.session is not None:
             facts.session = self._session(self.session, head, body)
-        exchange = Exchange(self, client, head, target, path, body, facts, request_id, client.arrived, replay_safe)
+        exchange = make_exchange(self, client, head, target, path, body, facts, request_id, replay_safe)
         client.exchange = exchange
         self.exchanges.add(exchange)
+        if self.suspects and body in self.suspects:
+            refuse_suspect(exchange)
+            return
         exchange.start()
 
     def _session(self, source: SessionSource, head: RequestHead, body: bytes) -> str | None:

@@ -3,6 +3,8 @@
 An owner (a client connection) has one `deadline`; it may move as often as it likes at the cost of an attribute.
 The wheel looks at an owner only when the earliest time it was entered for has come, and enters it anew if the
 deadline has moved on. Times are those of `time.monotonic`: uvloop's own clock counts whole milliseconds.
+Deadlines count only time in which this process could have done something: after it was frozen (SIGSTOP, a paused
+machine), what came meanwhile is read first, and nobody is blamed for the silence.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ log = logging.getLogger("fairlead")
 
 TICK = 0.1  # seconds
 SLOTS = 1024  # one turn of the wheel: 102 s; later deadlines go round again
+FROZEN = 2.0  # seconds without a tick that are no load but a stop of the process
 NEVER = float("inf")
 
 
@@ -30,7 +33,10 @@ class Owner(Protocol):
 
 
 class Wheel:
-    """Calls owners when their deadlines pass, and every `on_tick` hook once a tick. `now` is the tick's time."""
+    """Calls owners when their deadlines pass, and every `on_tick` hook once a tick. `now` is the tick's time.
+
+    Hooks get the real time; `now` and deadlines are behind it by all the time in which the process was frozen.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -39,11 +45,13 @@ class Wheel:
         self._start = self.now = monotonic()
         self._handle: asyncio.TimerHandle | None = None
         self.on_tick: list[Callable[[float], None]] = []
+        self._frozen = 0.0  # seconds in all
         self.lag = 0.0  # seconds by which the last tick came late: how long the loop was held up
 
     def start(self) -> None:
         self._start = self.now = monotonic()
         self._tick = 0
+        self._frozen = 0.0
         self._handle = self._loop.call_later(TICK, self._fire)
 
     def stop(self) -> None:
@@ -61,11 +69,14 @@ class Wheel:
         self._slots[ticks % SLOTS].append((owner.deadline, owner))
 
     def _fire(self) -> None:
-        self.now = now = monotonic()
-        due = int((now - self._start) / TICK)
-        self.lag = max(now - (self._start + (self._tick + 1) * TICK), 0.0)
-        # After a long stop of the process every slot is looked at once, not once per missed tick.
-        first = max(self._tick + 1, due - SLOTS + 1)
+        real = monotonic()
+        self.lag = max(real - self._frozen - (self._start + (self._tick + 1) * TICK), 0.0)
+        if self.lag > FROZEN:
+            log.warning("the process stood still for %.1f s; deadlines are put off by as much", self.lag)
+            self._frozen += self.lag
+        self.now = now = real - self._frozen
+        due = max(int((now - self._start) / TICK), self._tick + 1)
+        first = self._tick + 1
         self._tick = due
         try:
             for tick in range(first, due + 1):
@@ -78,11 +89,11 @@ class Wheel:
                             self._look(owner, now)
             for hook in self.on_tick:
                 try:
-                    hook(now)
+                    hook(real)
                 except Exception:
                     log.exception("a periodic task failed; this is a fault in Fairlead")
         finally:
-            after = self._start + (due + 1) * TICK - monotonic()
+            after = self._start + (due + 1) * TICK + self._frozen - monotonic()
             self._handle = self._loop.call_later(max(after, 0.0), self._fire)
 
     def _look(self, owner: Owner, now: float) -> None:

@@ -14,7 +14,8 @@ import contextlib
 import logging
 import os
 import ssl
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -219,6 +220,10 @@ class Rotation:
     def context(self) -> ssl.SSLContext:
         return self._made.context
 
+    def current(self) -> ssl.SSLContext:
+        """`context` for those who ask each time."""
+        return self._made.context
+
     @property
     def expires(self) -> float | None:
         """Unix time at which the first of its certificates ends; None: it has none of its own."""
@@ -260,6 +265,7 @@ class Rotations:
         self.all: list[Rotation] = []
         self._clients: dict[ClientTls, Rotation] = {}
         self._task: asyncio.Task[None] | None = None
+        self._looking = threading.Lock()
 
     def server(self, what: str, settings: ServerTls) -> Rotation:
         """For a listener; TlsProblem."""
@@ -276,8 +282,14 @@ class Rotations:
         self.all.append(made)
         return made
 
+    def keep(self, used: Collection[Rotation | None]) -> None:
+        """Let go of all others: nobody uses them any more."""
+        self.all = [rotation for rotation in self.all if rotation in used]
+        self._clients = {settings: rotation for settings, rotation in self._clients.items() if rotation in used}
+
     def start(self) -> None:
-        if any(rotation.files for rotation in self.all):
+        """Follow the files, where there are any; again when there are more."""
+        if self._task is None and any(rotation.files for rotation in self.all):
             self._task = asyncio.get_running_loop().create_task(self._follow())
 
     def stop(self) -> None:
@@ -292,8 +304,9 @@ class Rotations:
 
     def look(self) -> None:
         """Look at all files once."""
-        for rotation in self.all:
-            try:
-                rotation.look()
-            except Exception:
-                log.exception("%s: files could not be looked at; this is a fault in Fairlead", rotation.what)
+        with self._looking:
+            for rotation in self.all:
+                try:
+                    rotation.look()
+                except Exception:
+                    log.exception("%s: files could not be looked at; this is a fault in Fairlead", rotation.what)

@@ -10,7 +10,9 @@ import asyncio
 import re
 from typing import TYPE_CHECKING, cast
 
+from fairlead.proxy.tries import STREAM_INCOMPLETE
 from fairlead.wire.chunked import ChunkScanner
+from fairlead.wire.endings import ends_well
 from fairlead.wire.fields import BadHttp
 from fairlead.wire.http1 import ResponseHead, parse_response
 from fairlead.wire.openai import USAGE_TAIL
@@ -26,6 +28,7 @@ _COMMENTS = re.compile(rb"(?:[0-9A-Fa-f]*\r?\n|:[^\n]*\n)*(:[^\n]*)?")
 MIN_TAIL = 80  # pieces shorter than this ([DONE], the last chunk) cannot hold the usage
 
 IDLE, HEAD, LENGTH, CHUNKED, UNTIL_CLOSE = range(5)
+ENDS_EARLY = "the backend's stream ended before its answer did"
 NONE, WHOLE, CUT = range(3)  # comments of an event stream
 
 
@@ -33,7 +36,7 @@ class Upstream(asyncio.Protocol):
     """A connection in the pool or at work for one exchange."""
 
     __slots__ = (
-        "_buffer", "_comment", "_counted", "_interim", "_left", "_scanner", "closed", "connecting", "exchange",
+        "_buffer", "_comment", "_counted", "_interim", "_last", "_left", "_scanner", "closed", "connecting", "exchange",
         "idle_since", "paused", "pool", "recode", "requests", "sse", "state", "tail", "transport",
     )  # fmt: skip
 
@@ -54,6 +57,7 @@ class Upstream(asyncio.Protocol):
         self._comment = NONE  # was the last piece without events a comment?
         self._counted = False  # is it among the pool's open ones?
         self._interim = 0  # 1xx answers seen before the final one
+        self._last = b""  # the last piece that is too short for that: [DONE] often comes alone
         self._left = 0  # body bytes still to come, for LENGTH
         self._scanner: ChunkScanner | None = None
 
@@ -88,6 +92,8 @@ class Upstream(asyncio.Protocol):
             if scanner.whole(data):
                 if len(data) > MIN_TAIL:
                     self.tail = data
+                else:
+                    self._last = data
                 exchange.relay(data)
                 return
             if self.sse:
@@ -105,6 +111,9 @@ class Upstream(asyncio.Protocol):
                     self.tail = self.tail[-USAGE_TAIL:] + payload
                 if self.recode:
                     exchange.relay(payload)
+            if scanner.done and self._ends_early(exchange):
+                self._end_early(scanner.kept(data), exchange)
+                return
             if not self.recode:
                 exchange.relay(scanner.kept(data))
             if scanner.done:
@@ -149,10 +158,12 @@ class Upstream(asyncio.Protocol):
         exchange = self.exchange
         if exchange is None:
             return
-        if self.state == UNTIL_CLOSE and exc is None:
+        if self.state == UNTIL_CLOSE and exc is None and not self._ends_early(exchange):
             if self.recode == 2:
                 exchange.relay(b"0\r\n\r\n")
             self._answered()
+        elif self.state == UNTIL_CLOSE and exc is None:
+            exchange.upstream_broken(ENDS_EARLY, STREAM_INCOMPLETE)
         elif self.state == HEAD:
             exchange.upstream_lost(answered=bool(self._buffer))
         else:
@@ -175,7 +186,7 @@ class Upstream(asyncio.Protocol):
         self.requests += 1
         self.state = HEAD
         self.sse = False
-        self.tail = self._buffer = b""
+        self.tail = self._buffer = self._last = b""
         self._interim = 0
         if len(body) < 16_384:
             self.transport.write(head + body)
@@ -211,11 +222,15 @@ class Upstream(asyncio.Protocol):
         if not self.paused and not self.closed and self._counted:
             self.paused = True
             self.transport.pause_reading()
+            if self.exchange is not None and self.exchange.lease is not None:
+                self.exchange.lease.paused = True  # that nothing comes is not the engine's fault
 
     def resume(self) -> None:
         if self.paused and not self.closed:
             self.paused = False
             self.transport.resume_reading()
+            if self.exchange is not None and self.exchange.lease is not None:
+                self.exchange.lease.paused = False
 
     def close(self) -> None:
         """Close at once: the engine is to stop working for us."""
@@ -284,6 +299,9 @@ class Upstream(asyncio.Protocol):
         except BadHttp as problem:
             exchange.upstream_broken(problem.message)
             return
+        if scanner.done and self._ends_early(exchange):
+            self._end_early(scanner.kept(data), exchange)
+            return
         if self.recode:
             assert scanner.sink is not None
             exchange.relay_comments(b"".join(scanner.sink))
@@ -294,6 +312,22 @@ class Upstream(asyncio.Protocol):
             if scanner.end != len(data):
                 self.requests = self.pool.max_requests
             self._answered()
+
+    def _ends_early(self, exchange: Exchange) -> bool:
+        """The framing says that the stream is over; did the engine not say so?"""
+        return self.exchange is not None and self.sse and not ends_well(exchange.path, self._last + self.tail)
+
+    def _end_early(self, rest: bytes, exchange: Exchange) -> None:
+        """Relay the stream's last bytes, but not its proper end, so that there is room for an error event."""
+        if not self.recode:
+            events = rest.removesuffix(b"0\r\n\r\n")
+            if events != rest:
+                self._scanner = ChunkScanner()  # the body may go on here
+            else:  # the end was half relayed: nothing can be put in any more, but it can be left unfinished
+                events = rest.removesuffix(b"\r\n")
+            if events:
+                exchange.relay(events)
+        exchange.upstream_broken(ENDS_EARLY, STREAM_INCOMPLETE)
 
     def _answered(self) -> None:
         """The answer has ended as its framing says."""

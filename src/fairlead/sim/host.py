@@ -2,9 +2,7 @@
 
 Drives the same `Balancer`, policies and health objects as the proxy; what is simulated is the traffic (a trace),
 the engines (emulator/engine.py) and what lies between (scrapes, probes, refused connections).
-
-Rule 1: deterministic. Events are ordered by time, then by the order in which they were made; every random number
-comes from the seed. Same seed, same bytes out.
+Rule 1: deterministic. Events go by time, then in the order in which they were made; all chance comes from the seed.
 Rule 2: nothing is done that nobody can see. The balancer is ticked and the engines are scraped just before the arrivals
 that could notice, not ten times a second of virtual time; decode steps that change nothing are taken in one jump.
 """
@@ -84,6 +82,7 @@ class Simulation:
         self._arrivals: list[tuple[float, int, int]] = []  # (time, order, request), a heap
         self._followers: dict[int, list[int]] = {}
         self._tried: dict[int, tuple[str, ...]] = {}  # by request: backends that failed it
+        self._breaks: dict[int, int] = {}  # and how many broke under it
         self._ticked_at = self._scraped_at = -math.inf
         self._open = 0  # requests arrived and not ended
         self._left = len(trace.requests)
@@ -370,10 +369,12 @@ class Simulation:
         self._at(self.now + HURRY, self._probe, backend)
         for index, lease in lost.items():
             outcome = self.outcomes[index]
-            if outcome.first is None:
+            self._breaks[index] = breaks = self._breaks.get(index, 0) + 1
+            if outcome.first is None and breaks != self.balancer.retry_rules.breaks:
                 self._failed(outcome, lease, self._tried[index])
-            else:  # the answer had begun: it breaks off, and says so
-                self.balancer.finish(lease, brain.FAILED, self.now, reason="upstream_broken")
+            else:  # the answer had begun: it breaks off, and says so; or it is refused, as it seems to break engines
+                reason = CONNECT if outcome.first is None else "upstream_broken"
+                self.balancer.finish(lease, brain.FAILED, self.now, reason=reason)
                 self._end(outcome, FAILED)
         self._go_on_leaving(backend)
 

@@ -87,7 +87,7 @@ def test_a_failure_during_a_rest_extends_it() -> None:
     assert balancer.backends["a"].passive.ejected_until == pytest.approx(before + 20.0)
 
 
-def test_an_engine_that_comes_up_after_it_was_down_is_tried_at_once() -> None:
+def test_an_engine_that_comes_up_after_it_was_down_needs_no_trial_but_starts_slowly() -> None:
     balancer = fleet("round_robin", "a", "b")
     balancer.tick(1.0)
     break_one(balancer, "a", 1.0, "connect")
@@ -96,8 +96,12 @@ def test_an_engine_that_comes_up_after_it_was_down_is_tried_at_once() -> None:
     balancer.tick(5.0)
     for _ in range(2):
         balancer.probe("a", True)
-    assert place(balancer, now=5.0).backend.id == "a"
-    assert usable(balancer, 5.0) == {"b"}, "one trial at a time"
+    passive = balancer.backends["a"].passive
+    assert not passive.resting
+    assert passive.ramping
+    assert 0.0 < passive.share(5.0) < 0.2
+    places = {place(balancer, now=5.0 + i / 10).backend.id for i in range(300)}
+    assert places == {"a", "b"}
 
 
 # --- the way back ---------------------------------------------------------------------------------------------

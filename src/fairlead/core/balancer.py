@@ -234,7 +234,8 @@ class Balancer:
             self._candidates.changed()
         if changed:
             if backend.up:
-                backend.passive.reopen(self._ticked_at)  # another process than the one that failed, most likely
+                # Another process than the one that failed, most likely, and checks have proven it: slow start, no trial.
+                backend.passive.succeed(self._ticked_at, self._ticked_at)
             self._candidates.changed()
             if not backend.up:
                 self.cache.lost(backend)  # an engine that comes back has a new, empty cache

@@ -234,7 +234,7 @@ class Balancer:
             self._candidates.changed()
         if changed:
             if backend.up:
-                # Another process than the one that failed, most likely, and checks have proven it: slow start, no trial.
+                # Most likely another process than the one that failed, proven by checks: slow start, no trial.
                 backend.passive.succeed(self._ticked_at, self._ticked_at)
             self._candidates.changed()
             if not backend.up:

@@ -7,9 +7,22 @@ from collections.abc import Callable
 import pytest
 from core_fleet import chat, fleet, join, place, serve
 
-from fairlead.core.alerts import Alert, ShareAlert, ShareRules
+from fairlead.core.alerts.engine import Alert, Alerts
+from fairlead.core.alerts.facts import FleetFacts, facts_of
+from fairlead.core.alerts.rules import AlertRules, ShareRules
+from fairlead.core.alerts.table import NAMES
 from fairlead.core.balancer import ABANDONED, FAILED, Balancer
 from fairlead.core.view import Choice, View
+
+
+def share_alert(rules: ShareRules | None = None) -> Alerts:
+    """Nothing but this alert."""
+    return Alerts(AlertRules(share=rules or ShareRules(), off=frozenset(NAMES) - {"backend_share"}))
+
+
+def facts(balancer: Balancer, now: float) -> FleetFacts:
+    backends = list(balancer.backends.values())
+    return FleetFacts(tuple(facts_of(b, None, now) for b in backends))
 
 
 class To:
@@ -36,19 +49,23 @@ class Scene:
     def __init__(self, *ids: str, rules: ShareRules | None = None, weights: dict[str, float] | None = None) -> None:
         self.policy = To()
         self.balancer: Balancer = fleet(self.policy, *ids, weights=weights)
-        self.alert = ShareAlert(rules)
+        self.alert = share_alert(rules)
         self.now = 0.0
         self.raised: list[Alert] = []
         self.cleared: list[Alert] = []
         self.look()
 
     def look(self) -> None:
-        raised, cleared = self.alert.observe(self.balancer.backends.values(), self.now)
+        raised, cleared = self.alert.observe(facts(self.balancer, self.now), self.now)
         shares = self.alert.shares.values()
         assert all(0.0 <= share <= 1.0 for share in shares), self.alert.shares
         assert sum(shares) == pytest.approx(1.0) or not any(shares)
         self.raised += raised
         self.cleared += cleared
+
+    @property
+    def standing(self) -> list[str]:
+        return [backend for _, backend in self.alert.active]
 
     def run(self, seconds: int, part: float = 1.0, per_second: int = 10) -> None:
         """`part` of the requests to a, the others to b."""
@@ -69,14 +86,14 @@ def test_raised_when_one_gets_nearly_all_and_another_could_take_some() -> None:
     assert alert.name == "backend_share"
     assert alert.value > 0.8
     assert "a" in alert.message
-    assert list(scene.alert.active) == ["a"]
+    assert scene.standing == ["a"]
 
 
 @pytest.mark.parametrize(("part", "expected"), [(0.5, 0), (0.78, 0), (0.85, 1)])
 def test_the_threshold(part: float, expected: int) -> None:
     scene = Scene("a", "b")
     scene.run(120, part)
-    assert len(scene.alert.active) == expected
+    assert len(scene.standing) == expected
 
 
 def test_it_is_raised_once_while_it_stands_and_cleared_once() -> None:
@@ -85,18 +102,18 @@ def test_it_is_raised_once_while_it_stands_and_cleared_once() -> None:
     scene.run(120, 0.5)
     scene.run(60, 0.5)
     assert (len(scene.raised), len(scene.cleared)) == (1, 1)
-    assert not scene.alert.active
+    assert not scene.standing
 
 
 def test_it_does_not_flap_just_under_the_threshold() -> None:
     scene = Scene("a", "b")
     scene.run(120, 0.9)
     scene.run(120, 0.78)
-    assert list(scene.alert.active) == ["a"]
+    assert scene.standing == ["a"]
     scene.run(120, 0.70)
-    assert not scene.alert.active
+    assert not scene.standing
     scene.run(120, 0.78)
-    assert not scene.alert.active
+    assert not scene.standing
 
 
 @pytest.mark.parametrize("why", ["only one", "down", "draining", "ejected", "other model"])
@@ -161,7 +178,7 @@ def test_cleared_when_traffic_ends() -> None:
     for _ in range(20):
         scene.now += 10
         scene.look()
-    assert not scene.alert.active
+    assert not scene.standing
     assert scene.alert.shares == {"a": 0.0, "b": 0.0}
 
 
@@ -171,7 +188,7 @@ def test_an_alert_goes_with_its_backend() -> None:
     scene.balancer.remove("a")
     scene.look()
     assert [alert.backend for alert in scene.cleared] == ["a"]
-    assert not scene.alert.active
+    assert not scene.standing
     assert set(scene.alert.shares) == {"b", "c"}
 
 
@@ -197,10 +214,10 @@ def test_shares_add_up_and_slide() -> None:
 
 @pytest.mark.parametrize("policy", ["least_pending_tokens", "least_connections", "least_waiting", "round_robin"])
 def test_a_policy_at_work_raises_nothing_on_equal_backends(policy: str) -> None:
-    balancer, alert = fleet(policy, "a", "b"), ShareAlert()
+    balancer, alert = fleet(policy, "a", "b"), share_alert()
     raised = []
     for second in range(300):
         balancer.tick(float(second))
-        raised += alert.observe(balancer.backends.values(), float(second))[0]
+        raised += alert.observe(facts(balancer, float(second)), float(second))[0]
         serve(balancer, chat(200 + second * 37 % 3000), float(second), seconds=0.8 + second % 7 / 50)
     assert not raised

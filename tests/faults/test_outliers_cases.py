@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from oracle import judged
-from peers import Peer, Seen, dial, run, until
-from running import DONE, LAST, Fleet, ask, chunk, event, fleet, reply, reset, sse_head, stream
+from oracle import Oracle, judged
+from peers import Answer, Peer, Seen, dial, run, until
+from running import DONE, LAST, Fleet, ask, chunk, event, reply, reset, sse_head, stream
 
 HOURS = {"fail_timeout": "1h", "slow_start": "1h"}  # nothing comes back while a test runs
 BUSY = reply(b"{}", "503 Service Unavailable")
@@ -25,6 +25,13 @@ def seen(f: Fleet) -> list[int]:
     return [len(engine.seen) for engine in f.engines]
 
 
+async def get(f: Fleet, oracle: Oracle, request: bytes | None = None) -> Answer:
+    """One request, and its outcome for the judge."""
+    answer = await f.get(request)
+    oracle.outcomes[answer.status] += 1
+    return answer
+
+
 # --- 51: panic ------------------------------------------------------------------------------------------------
 
 
@@ -34,13 +41,12 @@ def test_case_51_when_all_are_ejected_all_are_tried_and_the_first_good_answers_g
         async with judged(count, health={"max_fails": 1, **HOURS}) as (f, oracle):
             f.play.default = BUSY
             for number in range(2 * count):
-                oracle.outcomes[(await f.get(ask(f"bad{number}"))).status] += 1
+                await get(f, oracle, ask(f"bad{number}"))
             assert all(b.passive.resting for b in f.app.balancer.backends.values())
             assert await metric(f, 'fairlead_panic{model="m"}') == "1.0"
             f.play.default = reply()
             for number in range(4 * count):
-                answer = await f.get(ask(f"good{number}"))
-                oracle.outcomes[answer.status] += 1
+                answer = await get(f, oracle, ask(f"good{number}"))
                 assert (answer.status, answer.field("x-nonce")) == (200, f"good{number}")
             assert await metric(f, 'fairlead_panic{model="m"}') == "0.0"
 
@@ -49,11 +55,11 @@ def test_case_51_when_all_are_ejected_all_are_tried_and_the_first_good_answers_g
 
 def test_case_51_beyond_the_floor_the_least_bad_stay_in() -> None:
     async def body() -> None:
-        async with fleet(4, health={"max_fails": 1, **HOURS}, retries={"attempts": 3}) as f:
+        async with judged(4, health={"max_fails": 1, **HOURS}) as (f, oracle):
             for engine in f.engines[:3]:
                 engine.script = BUSY
-            for number in range(40):
-                assert (await f.get(ask(f"n{number}"))).status == 200
+            statuses = [(await get(f, oracle, ask(f"n{number}"))).status for number in range(40)]
+            assert set(statuses[1:]) == {200}, "only the first may have met all three"
             assert [b.passive.resting for b in f.app.balancer.backends.values()] == [True, True, True, False]
             assert await metric(f, 'fairlead_panic{model="m"}') == "0.0"
             bad = sum(seen(f)[:3])
@@ -75,11 +81,11 @@ def test_case_52_one_trial_at_a_time_and_then_a_slow_start() -> None:
             await peer.send(chunk(DONE) + LAST)
 
         health = {"max_fails": 1, "fail_timeout": "100ms", "slow_start": "1h"}
-        async with fleet(2, health=health) as f:
+        async with judged(2, health=health) as (f, oracle):
             f.play.default = stream()
             f.engines[0].script = reset
             while not seen(f)[0]:
-                assert (await f.get()).status == 200
+                assert (await get(f, oracle)).status == 200
             passive = next(iter(f.app.balancer.backends.values())).passive
             f.engines[0].script = trial
             await until(lambda: passive.on_trial(f.app.service.clock()), "its rest is over")
@@ -88,15 +94,16 @@ def test_case_52_one_trial_at_a_time_and_then_a_slow_start() -> None:
             await client.expect(event(0))
             client.read = 0
             for number in range(10):
-                assert (await f.get(ask(f"n{number}"))).status == 200
+                assert (await get(f, oracle, ask(f"n{number}"))).status == 200
             assert seen(f)[0] == 2, "the failed one and the trial"
             f.engines[0].script = None
             go.set()
             assert (await client.answer()).whole
+            oracle.outcomes[200] += 1
             assert passive.ramping
             before = seen(f)
             for number in range(60):
-                assert (await f.get(ask(f"m{number}"))).status == 200
+                assert (await get(f, oracle, ask(f"m{number}"))).status == 200
             got = seen(f)[0] - before[0]
             assert 2 <= got <= 4, "a tenth of the half of sixty"
 
@@ -108,11 +115,11 @@ def test_case_52_one_trial_at_a_time_and_then_a_slow_start() -> None:
 
 def test_case_53_a_failure_during_the_rest_extends_it() -> None:
     async def body() -> None:
-        async with fleet(1, default=BUSY, health={"max_fails": 1, **HOURS}) as f:
-            assert (await f.get(ask("a"))).status == 503
+        async with judged(1, default=BUSY, health={"max_fails": 1, **HOURS}) as (f, oracle):
+            assert (await get(f, oracle, ask("a"))).status == 503
             passive = next(iter(f.app.balancer.backends.values())).passive
             before = passive.ejected_until
-            assert (await f.get(ask("b"))).status == 503
+            assert (await get(f, oracle, ask("b"))).status == 503
             assert passive.ejected_until > before
             assert passive.streak == 1, "one ejection, only longer"
 
@@ -121,16 +128,16 @@ def test_case_53_a_failure_during_the_rest_extends_it() -> None:
 
 def test_case_53_a_rest_ends_by_itself_with_no_probe() -> None:
     async def body() -> None:
-        async with fleet(2, health={"max_fails": 1, "fail_timeout": "100ms", "slow_start": "0"}) as f:
+        async with judged(2, health={"max_fails": 1, "fail_timeout": "100ms", "slow_start": "0"}) as (f, oracle):
             f.engines[0].script = reset
             while not seen(f)[0]:
-                assert (await f.get()).status == 200
+                assert (await get(f, oracle)).status == 200
             f.engines[0].script = None
             probes = f.engines[0].probes
             passive = next(iter(f.app.balancer.backends.values())).passive
             await until(lambda: passive.on_trial(f.app.service.clock()), "its rest is over")
             for number in range(4):
-                assert (await f.get(ask(f"n{number}"))).status == 200
+                assert (await get(f, oracle, ask(f"n{number}"))).status == 200
             assert not passive.resting
             assert seen(f)[0] >= 2
             assert f.engines[0].probes <= probes + 1, "at most the look that the failure asked for"
@@ -157,7 +164,7 @@ def test_case_54_an_engine_that_always_dies_at_the_fifth_token_opens_the_breaker
             await go.wait()
             await peer.send(chunk(DONE) + LAST)
 
-        async with fleet(2, health={"max_fails": 3, **HOURS}) as f:
+        async with judged(2, health={"max_fails": 3, **HOURS}) as (f, oracle):
             f.engines[0].script = long
             f.play.default = stream()
             client = await f.dial()
@@ -166,12 +173,13 @@ def test_case_54_an_engine_that_always_dies_at_the_fifth_token_opens_the_breaker
             client.read = 0
             assert seen(f) == [1, 0]
             f.engines[0].script = dies_at_five
-            whole = [(await f.get(ask(f"n{number}"))).whole for number in range(16)]
+            whole = [(await get(f, oracle, ask(f"n{number}"))).whole for number in range(16)]
             assert whole.count(False) == 3
             assert all(whole[6:]), "three, and then none"
             assert f.app.balancer.backends[next(iter(f.app.balancer.backends))].inflight == 1
             go.set()
             assert (await client.answer()).whole, "an ejection kills no running stream"
+            oracle.outcomes[200] += 1
 
     run(body)
 
@@ -182,16 +190,17 @@ def test_case_54_clients_that_leave_and_4xx_never_eject() -> None:
             await peer.send(sse_head(seen) + chunk(event(0)))
             await peer.end(60.0)
 
-        async with fleet(2, health={"max_fails": 1, **HOURS}) as f:
+        async with judged(2, health={"max_fails": 1, **HOURS}) as (f, oracle):
             f.play.default = endless
             for number in range(20):
                 client = await f.dial()
                 await client.send(ask(f"n{number}"))
                 await client.expect(event(0))
                 client.transport.abort()
+                oracle.outcomes[200] += 1  # its answer had begun
             f.play.default = reply(b"{}", "422 Unprocessable")
             for number in range(20):
-                assert (await f.get(ask(f"m{number}"))).status == 422
+                assert (await get(f, oracle, ask(f"m{number}"))).status == 422
             assert not any(b.passive.resting or b.passive.fails for b in f.app.balancer.backends.values())
 
     run(body)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 
+from oracle import judged
 from peers import Peer, Seen, dial, run, until
-from running import DONE, LAST, Fleet, ask, chunk, event, fleet, sse_head
+from running import DONE, LAST, Fleet, ask, chunk, event, sse_head
 
 HEALTH = {"no_progress": "1s", "max_fails": 3, "fail_timeout": "1h"}
 STREAMED = b'{"model":"m","stream":true,"messages":[{"role":"user","content":"hello"}]}'
@@ -40,7 +41,7 @@ async def backends(f: Fleet) -> dict[str, dict[str, object]]:
 
 def test_case_48_a_frozen_engine_is_ejected_though_its_health_page_is_well() -> None:
     async def body() -> None:
-        async with fleet(3, health=HEALTH, named=True) as f:
+        async with judged(3, health=HEALTH, named=True) as (f, oracle):
             ids = list(f.app.balancer.backends)
             f.engines[0].script = one_token_then_nothing
             f.play.default = endless
@@ -64,6 +65,7 @@ def test_case_48_a_frozen_engine_is_ejected_though_its_health_page_is_well() -> 
             assert not any(f.app.balancer.backends[id].passive.resting for id in ids[1:])
             for client in clients:
                 client.transport.abort()
+            oracle.outcomes[200] += 12  # six whole answers, and six that had begun
 
     run(body)
 

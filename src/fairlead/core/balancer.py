@@ -18,7 +18,7 @@ from typing import Final
 
 from xxhash import xxh3_64_intdigest
 
-from fairlead.core.cluster import foreign
+from fairlead.core.cluster import readings
 from fairlead.core.cluster.backend import Backend
 from fairlead.core.cluster.cache import CacheView
 from fairlead.core.cluster.candidates import RETRY_AFTER, Candidates, has_room
@@ -228,9 +228,10 @@ class Balancer:
         backend = self.backends[id]
         if timed_out and backend.up and backend.delivered_at > self._ticked_at - BUSY_SECONDS:
             return False
-        unknown = backend.probes.timed_out
-        changed = backend.probes.observe(ok, reason, timed_out)
-        if backend.probes.timed_out != unknown:
+        doubtful = backend.probes.doubtful
+        changed = backend.probes.observe(ok, reason, timed_out, self._ticked_at, planned=backend.draining)
+        backend.heard()
+        if backend.probes.doubtful != doubtful:
             self._candidates.changed()
         if changed:
             if backend.up:
@@ -241,26 +242,25 @@ class Balancer:
                 self.cache.lost(backend)  # an engine that comes back has a new, empty cache
         return changed
 
+    def canary(self, id: str, sent_at: float, now: float, problem: str = "") -> None:
+        """What became of the token that a host asked for itself, where it is the trial (see passive.py)."""
+        passive = self.backends[id].passive
+        if passive.fail(problem, sent_at, now, self._rng) if problem else passive.succeed(sent_at, now):
+            self._candidates.changed()
+
+    def trouble(self, id: str, what: str) -> None:
+        """Those who watch it had trouble (one of TROUBLES); it is only counted."""
+        if id in self.backends:
+            self.backends[id].troubles[what] += 1
+
     def poll_started(self, id: str) -> int:
         """A scrape of the engine's metrics begins; hand the returned mark to `poll_result`."""
-        backend = self.backends[id]
-        backend.epoch += 1
-        backend.unseen_old += backend.unseen_new
-        backend.unseen_new = 0
-        foreign.begin(backend)
-        return backend.epoch
+        return readings.begin(self.backends[id])
 
     def poll_result(self, id: str, mark: int, stats: EngineStats, now: float) -> None:
         """The scrape begun with `mark` answered. (One that failed has no result to give.)"""
-        backend = self.backends.get(id)
-        if backend is None or mark != backend.epoch:
-            return  # it left, or a later scrape has begun: this one's view of our requests is past
-        self.cache.counters(backend, stats)
-        backend.stats = stats
-        backend.polled_at = now
-        foreign.take(backend)
-        backend.seen_epoch = mark
-        backend.unseen_old = 0
+        if id in self.backends:
+            readings.take(self.backends[id], mark, stats, self.cache, now)
 
     def tick(self, now: float) -> None:
         """Settle running streams and refresh what was learned."""
@@ -281,10 +281,12 @@ class Balancer:
 
     # --- requests --------------------------------------------------------------------------------------------
 
-    def assign(self, facts: Facts, now: float, tried: Collection[str] = ()) -> Lease | Refusal:
-        """Choose a backend and open a lease there; or say why not. `tried` backends come last."""
-        candidates = self._candidates.of(facts.model, facts.group, now)
-        if not candidates or (facts.model is None and facts.needs_model):
+    def assign(
+        self, facts: Facts, now: float, tried: Collection[str] = (), among: list[Backend] | None = None
+    ) -> Lease | Refusal:
+        """Choose a backend (of `among`) and open a lease; or say why not. `tried` come last."""
+        candidates = among or self._candidates.of(facts.model, facts.group, now)
+        if not candidates or (facts.model is None and facts.needs_model and not among):
             refusal = self._candidates.resolve(facts, now)
             if refusal is not None:
                 return refusal
@@ -324,7 +326,7 @@ class Balancer:
         # With a policy that knows no prefixes, loads are what they would be without a shadow beside it.
         counted = cached if self._counts_cached else 0
         lease = Lease(backend, facts, candidates, choice, prompt, output, counted, step, now)
-        lease.policy, lease.opinion = self.policy, opinion
+        lease.policy, lease.opinion, lease.out = self.policy, opinion, self._candidates.out
         if uses_prefixes:
             lease.cached_raw = self.cache.raw(backend)  # what reports judge, with whatever policy
         self.ledger.open(lease)

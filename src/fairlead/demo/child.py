@@ -105,7 +105,8 @@ async def _live(role: str, options: dict[str, Any]) -> int:
             lag = LagMeter()
             while not ended.is_set():
                 try:
-                    await asyncio.wait_for(ended.wait(), TELL_SECONDS)
+                    async with asyncio.timeout(TELL_SECONDS):
+                        await ended.wait()
                 except TimeoutError:
                     _tell({"at": loop.time(), "lag": lag.take(), **status()})
             lag.stop()

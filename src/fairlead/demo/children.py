@@ -47,7 +47,8 @@ class Child:
         )  # fmt: skip
         child = cls(role, process, told)
         try:
-            first = await asyncio.wait_for(asyncio.shield(child._first), START_SECONDS)
+            async with asyncio.timeout(START_SECONDS):
+                first = await asyncio.shield(child._first)
             if "problem" in first:
                 raise ChildFailed(first["problem"])
             child.ready = first["ready"]
@@ -74,7 +75,8 @@ class Child:
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
+            async with asyncio.timeout(STOP_SECONDS):
+                await self._process.wait()
         except TimeoutError:
             self._process.kill()
             await self._process.wait()

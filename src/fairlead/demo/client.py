@@ -126,7 +126,8 @@ class Load:
             self.sent_all = True
             self._quiet.clear()
             if self.done < self.sent:
-                await asyncio.wait_for(self._quiet.wait(), patience)
+                async with asyncio.timeout(patience):
+                    await self._quiet.wait()
         except TimeoutError:
             pass
         finally:

@@ -17,6 +17,7 @@ BY_METRICS: Final = 95
 BY_OWNER: Final = 90
 BY_ANSWER: Final = 85
 FAINT: Final = 40
+COMPLETIONS: Final = "/v1/completions"
 
 
 class OpenAIServer:
@@ -26,6 +27,7 @@ class OpenAIServer:
     title: str = ""
     health_path: str = "/health"
     health_timeout: float = 5.0  # seconds
+    canary_path: str = ""
     clues: tuple[str, ...] = (MODELS, "/metrics")
 
     owned_by: ClassVar[frozenset[str]] = frozenset()

@@ -34,6 +34,7 @@ class Dialect(Protocol):
     title: str  # for people: "vLLM"
     health_path: str
     health_timeout: float  # seconds; some engines run a token through the model before they answer
+    canary_path: str  # where one token can be asked for, as OpenAI's /v1/completions has it; "": nowhere
     clues: tuple[str, ...]  # GET paths whose answers tell this engine from others
 
     def recognise(self, answers: Answers) -> int:

@@ -6,7 +6,7 @@ is. `prompt_tokens_total` counts only tokens that were really processed, not tho
 
 from __future__ import annotations
 
-from fairlead.engines.base import BY_ANSWER, OpenAIServer
+from fairlead.engines.base import BY_ANSWER, COMPLETIONS, OpenAIServer
 from fairlead.engines.interface import Answers
 from fairlead.engines.metrics import MetricTable, counters, gauges
 from fairlead.engines.reading import MODELS, header_has, object_of
@@ -17,6 +17,7 @@ PROPS = "/props"
 class LlamaCpp(OpenAIServer):
     name = "llamacpp"
     title = "llama.cpp"
+    canary_path = COMPLETIONS
     clues: tuple[str, ...] = (MODELS, "/metrics", PROPS)
     owned_by = frozenset({"llamacpp"})
     metric_prefix = b"llamacpp:"

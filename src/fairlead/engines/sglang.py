@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from fairlead.core.model import EngineStats
-from fairlead.engines.base import BY_ANSWER, OpenAIServer
+from fairlead.engines.base import BY_ANSWER, COMPLETIONS, OpenAIServer
 from fairlead.engines.interface import Answers
 from fairlead.engines.metrics import MetricTable, counters, gauges, mean_share, total
 from fairlead.engines.reading import MODELS, count_of, object_of, parse_json, version_text
@@ -20,6 +20,7 @@ INFO_PATHS = ("/server_info", "/get_server_info")  # the newer name first
 class SGLang(OpenAIServer):
     name = "sglang"
     title = "SGLang"
+    canary_path = COMPLETIONS
     health_timeout = 25.0
     clues: tuple[str, ...] = (MODELS, "/metrics", *INFO_PATHS)
     owned_by = frozenset({"sglang"})

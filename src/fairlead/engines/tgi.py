@@ -6,7 +6,7 @@ prefix hit spared are (`skipped`), as histograms whose sums are counters of toke
 
 from __future__ import annotations
 
-from fairlead.engines.base import BY_ANSWER, OpenAIServer
+from fairlead.engines.base import BY_ANSWER, COMPLETIONS, OpenAIServer
 from fairlead.engines.interface import Answers
 from fairlead.engines.metrics import MetricTable, gauges
 from fairlead.engines.reading import MODELS, listed_models, object_of
@@ -18,6 +18,7 @@ ROUTER = "text-generation-router"
 class TGI(OpenAIServer):
     name = "tgi"
     title = "TGI"
+    canary_path = COMPLETIONS
     health_timeout = 10.0  # the check may run a token through the model
     clues: tuple[str, ...] = (MODELS, "/metrics", INFO)
     metric_prefix = b"tgi_"

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from fairlead.core.model import EngineStats
-from fairlead.engines.base import BY_OWNER, OpenAIServer
+from fairlead.engines.base import BY_OWNER, COMPLETIONS, OpenAIServer
 from fairlead.engines.interface import Answers
 from fairlead.engines.metrics import MetricTable, counters, gauges, share, whole
 from fairlead.engines.reading import MAX_JSON, MODELS, body_of, count_of, parse_json
@@ -27,6 +27,7 @@ _ROWS = msgspec.json.Decoder(list[msgspec.Raw])  # rows stay bytes: only the new
 class TensorRTLLM(OpenAIServer):
     name = "trtllm"
     title = "TensorRT-LLM"
+    canary_path = COMPLETIONS
     clues: tuple[str, ...] = (MODELS, RECORDS, PROMETHEUS, "/version")
     owned_by = frozenset({"tensorrt_llm"})
     metric_prefix = b"trtllm_"

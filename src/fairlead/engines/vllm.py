@@ -6,7 +6,7 @@ until about 0.12, and before 0.8 the hit rate was a gauge. All are read, newest 
 
 from __future__ import annotations
 
-from fairlead.engines.base import BY_ANSWER, FAINT, OpenAIServer
+from fairlead.engines.base import BY_ANSWER, COMPLETIONS, FAINT, OpenAIServer
 from fairlead.engines.interface import Answers
 from fairlead.engines.metrics import MetricTable, Source, counters, gauges
 from fairlead.engines.reading import MODELS, object_of, owners, version_text
@@ -17,6 +17,7 @@ CACHE_INFO = "vllm:cache_config_info"  # value 1; the facts are its labels, as t
 class VLLM(OpenAIServer):
     name = "vllm"
     title = "vLLM"
+    canary_path = COMPLETIONS
     clues: tuple[str, ...] = (MODELS, "/metrics", "/version", "/server_info")
     owned_by = frozenset({"vllm"})
     metric_prefix = b"vllm:"

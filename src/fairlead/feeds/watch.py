@@ -2,7 +2,7 @@
 
 Two small loops per backend, beside the data plane and never in its way: a dead or slow health or metrics
 endpoint delays nothing but the next reading. Facts go to the balancer; what people want to know about the
-backend (engine, version, last problem) is kept in `Watch.about`.
+backend (engine, version, last problem) is kept in `Watch.about`. A loop that ends by a fault of ours is started anew.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ import contextlib
 import logging
 import random
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-import msgspec
 
 from fairlead.core.balancer import Balancer
+from fairlead.core.cluster.backend import METRICS, PROBER
 from fairlead.core.model import ANY_MODEL, EngineStats
 from fairlead.engines.interface import Answer, Dialect
 from fairlead.engines.registry import DIALECTS, all_clues, detect
+from fairlead.feeds import canary
+from fairlead.feeds.listing import entries
 
 CLUE_BYTES = 1 << 20  # of one answer, when finding out what an engine is
 CLUE_SECONDS = 2.0  # less than a start waits for the first round
@@ -30,6 +32,7 @@ REDISCOVER_SECONDS = 30.0  # models come and go (LoRA adapters) while an engine 
 DOWN_INTERVAL = 1.0  # a backend that is down, or failed its last probe, is asked at least this often
 HURRY_SECONDS = 0.25  # least time between probes that failing requests ask for
 MAX_BACKOFF = 30.0  # between scrapes of metrics that fail
+NO_METRICS = "this engine has no metrics"
 BIG_BODY = 256 * 1024  # metrics larger than this are parsed outside the event loop
 
 
@@ -48,6 +51,7 @@ class WatchSettings:
     models: frozenset[str] | None = None  # None: ask the engine
     server_name: str | None = None  # to ask for and to find in its certificate; None: its host
     context: Callable[[], ssl.SSLContext] | None = None  # that https is spoken with, asked for each time
+    canary_timeout: float = 0.0  # of the token that it is asked for when it hung; 0: it is not asked
 
 
 @dataclass(slots=True)
@@ -96,6 +100,9 @@ class Watch:
         self._timed_out = False  # did the health page give no answer at all?
         self._found_at = float("-inf")
         self._tasks: list[asyncio.Task[None]] = []
+        self._canary: asyncio.Task[None] | None = None
+        self._no_canary: frozenset[str] | None = None  # it did not want to be asked while it served these models
+        self._faults: set[str] = set()  # of our own, that the log knows
         self._jitter = random.Random(id)  # noqa: S311 -- spreads probes over time, no secret
 
     def start(self) -> None:
@@ -103,18 +110,21 @@ class Watch:
         if self._socket_path:
             connector = aiohttp.UnixConnector(self._socket_path, limit=8, keepalive_timeout=4.0)
             self._own_session = aiohttp.ClientSession(connector=connector, headers=self._session.headers)
-        self._tasks = [loop.create_task(self._health_loop()), loop.create_task(self._metrics_loop())]
+        self._tasks = [loop.create_task(self._keep(each)) for each in (self._health_loop, self._metrics_loop)]
 
     async def stop(self) -> None:
         self.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._all_tasks(), return_exceptions=True)
         if self._own_session is not None:
             await self._own_session.close()
 
     def cancel(self) -> None:
         """Not a step more; `stop` then waits for the end."""
-        for task in self._tasks:
+        for task in self._all_tasks():
             task.cancel()
+
+    def _all_tasks(self) -> list[asyncio.Task[None]]:
+        return self._tasks if self._canary is None else [*self._tasks, self._canary]
 
     def change(self, settings: WatchSettings) -> None:
         """Other settings from now on. What was found out stays, unless they say otherwise."""
@@ -125,6 +135,7 @@ class Watch:
         if settings.models != old.models and settings.models is not None:
             self._balancer.set_models(self.id, settings.models)
         self._found_at = float("-inf")
+        self._no_canary = None
         self.hurry()
 
     def join(self, balancer: Balancer) -> None:
@@ -135,15 +146,25 @@ class Watch:
         """A request failed here: look soon, not at the next turn."""
         self._hurry.set()
 
+    async def _keep(self, loop: Callable[[], Awaitable[None]]) -> None:
+        """Run a loop for ever, whatever becomes of it."""
+        while True:
+            try:
+                await loop()
+            except Exception as error:
+                self._balancer.trouble(self.id, PROBER)
+                if (fault := f"{type(error).__name__}: {error}") not in self._faults:
+                    self._faults.add(fault)
+                    log.exception("watching backend %s failed and goes on; this is a fault in Fairlead", self.id)
+            self.first_round.set()
+            await asyncio.sleep(DOWN_INTERVAL * self._jitter.uniform(0.9, 1.1))
+
     # --- health ----------------------------------------------------------------------------------------------
 
     async def _health_loop(self) -> None:
         while True:
             interval = self.settings.health_interval
-            try:
-                await self._check()
-            except Exception:
-                log.exception("checking backend %s failed; this is a fault in Fairlead", self.id)
+            await self._check()
             self.first_round.set()
             probes = self._balancer.backends[self.id].probes
             wait = interval if probes.up and not probes.bad else min(interval, DOWN_INTERVAL)
@@ -152,7 +173,8 @@ class Watch:
             remaining = wait * self._jitter.uniform(0.9, 1.1) - HURRY_SECONDS
             if remaining > 0:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._hurry.wait(), remaining)
+                    async with asyncio.timeout(remaining):  # Python 3.11's wait_for can swallow the cancel of `stop`
+                        await self._hurry.wait()
 
     async def _check(self) -> None:
         """One probe, and discovery where it is due."""
@@ -172,6 +194,38 @@ class Watch:
         self.about.problem = problem
         if self._balancer.probe(self.id, not problem, problem, timed_out=self._timed_out):
             self._changed(self, not problem)
+        self._care_for_canary()
+
+    def _care_for_canary(self) -> None:
+        """Say whether a token is asked for when it hung, and ask for it when it is time."""
+        known, dialect = self._balancer.backends[self.id], self.dialect
+        model = canary.model_of(known.models)
+        asks = dialect is not None and dialect.canary_path and self.settings.canary_timeout
+        known.passive.by_canary = bool(asks) and model is not None and self._no_canary != known.models
+        if self._canary is not None and self._canary.done():
+            self._canary = None
+        if self._canary is None and known.up and model is not None and known.passive.awaits_canary(self._clock()):
+            self._canary = asyncio.get_running_loop().create_task(self._ask_canary(model))
+
+    async def _ask_canary(self, model: str) -> None:
+        settings, sent_at, dialect = self.settings, self._clock(), self.dialect
+        problem = await canary.ask(
+            self._own_session or self._session,
+            self._base + (dialect.canary_path if dialect is not None else ""),
+            model,
+            settings.canary_timeout,
+            settings.context() if settings.context is not None else None,
+            settings.server_name,
+        )
+        known = self._balancer.backends.get(self.id)
+        if known is None:
+            return
+        if problem is None:
+            self._no_canary = known.models
+            known.passive.by_canary = False
+            log.info("backend %s does not want to be asked for a token: a request will find out how it is", self.id)
+            return
+        self._balancer.canary(self.id, sent_at, self._clock(), problem)
 
     async def _probe(self) -> str:
         """Ask the health path; "" when it is well, else what is wrong."""
@@ -233,7 +287,7 @@ class Watch:
             if listed.status >= 500:
                 return f"GET /v1/models answered {listed.status}"  # still loading
             models = ANY_MODEL
-        self.about.entries = _entries(answers.get("/v1/models"), models)
+        self.about.entries = entries(answers.get("/v1/models"), models)
         self._balancer.set_models(self.id, models)
         return ""
 
@@ -245,11 +299,9 @@ class Watch:
         while True:
             settings, dialect = self.settings, self.dialect
             if dialect is not None and self._balancer.backends[self.id].up:
-                try:
-                    ok = await self._scrape(dialect)
-                except Exception:
-                    log.exception("reading the metrics of backend %s failed; this is a fault in Fairlead", self.id)
-                    ok = False
+                ok = await self._scrape(dialect)
+                if not ok and self.about.metrics_problem != NO_METRICS:
+                    self._balancer.trouble(self.id, METRICS)
                 wait = settings.metrics_interval if ok else min(wait * 2, MAX_BACKOFF)
             else:
                 wait = settings.metrics_interval
@@ -262,7 +314,7 @@ class Watch:
         if self.about.metrics_url in urls:
             urls = (self.about.metrics_url,)
         if not urls:
-            self.about.metrics_problem = "this engine has no metrics"
+            self.about.metrics_problem = NO_METRICS
         for url in urls:
             mark = self._balancer.poll_started(self.id)
             try:
@@ -334,20 +386,3 @@ def _why(error: Exception) -> str:
     if isinstance(error, ValueError):
         return str(error)
     return "the connection broke" if isinstance(error, aiohttp.ClientError | OSError) else type(error).__name__
-
-
-def _entries(listed: Answer | None, models: frozenset[str]) -> tuple[dict[str, Any], ...]:
-    """The engine's own entries for its models; made up where it lists none."""
-    found: dict[str, dict[str, Any]] = {}
-    if listed is not None and listed.status == 200:
-        try:
-            data = msgspec.json.decode(listed.body)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-            data = None
-        items = data.get("data") if isinstance(data, dict) else None
-        for item in items if isinstance(items, list) else ():
-            if isinstance(item, dict) and isinstance(item.get("id"), str):
-                found[item["id"]] = item
-    for name in models - {"*"} - found.keys():
-        found[name] = {"id": name, "object": "model", "created": 0, "owned_by": "fairlead"}
-    return tuple(entry for name, entry in sorted(found.items()) if name in models or "*" in models)

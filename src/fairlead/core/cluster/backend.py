@@ -6,7 +6,7 @@ policies read it. Loads are whole numbers, so a fleet at rest is at exactly zero
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from fairlead.core.cluster.latency import PeakEwma
 from fairlead.core.cluster.prefix import Shelf
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fairlead.core.cluster.ledger import Lease
 
 NO_STATS = EngineStats()
+METRICS, PROBER = TROUBLES = ("metrics", "prober")  # a reading without numbers; a fault in a loop of the watch
 
 Price = tuple[float, float, float, float, float, float, float, float, float, float, bool]
 """What a request's time on a backend depends on, as seconds per unit of what the request brings.
@@ -28,6 +29,28 @@ Price = tuple[float, float, float, float, float, float, float, float, float, flo
 seconds per output token, prefill slowdown, decode slowdown; seconds of prefill queued, since when its head is worked
 on, most of it that may be taken for done; weight; have other balancers load here?)
 """
+
+
+class Signals(NamedTuple):
+    """When did we last hear what a choice goes by? Seconds on the host's clock, kept with each decision."""
+
+    metrics: float  # a reading of its metrics that was believed
+    check: float  # an active check's result
+    speed: float  # a request that ended there and told how fast it is
+
+
+NEVER: Final = float("-inf")
+SILENT: Final = Signals(NEVER, NEVER, NEVER)
+
+
+class Places(Protocol):
+    """Requests in flight on one backend, counted by several processes together; see remote.py."""
+
+    def taken(self) -> int: ...
+
+    def take(self) -> None: ...
+
+    def give(self) -> None: ...
 
 
 class Backend:
@@ -41,6 +64,7 @@ class Backend:
         "cache_predicted",
         "capacity",
         "contested",
+        "contradictions",
         "decode",
         "decode_slowdown",
         "decoding",
@@ -56,11 +80,15 @@ class Backend:
         "last_first_token_at",
         "latency",
         "max_connections",
+        "mirrored",
         "models",
+        "news_at",
+        "news_work",
         "output_pending",
         "overdue",
         "passive",
         "placed",
+        "places",
         "poll_decoding",
         "poll_inflight",
         "polled_at",
@@ -74,9 +102,11 @@ class Backend:
         "seed",
         "seen_epoch",
         "shelf",
+        "signals",
         "slowdown",
         "speed",
         "stats",
+        "troubles",
         "trust",
         "unseen_new",
         "unseen_old",
@@ -126,14 +156,20 @@ class Backend:
         self.contested = 0  # of these, the ones where another backend could have been chosen
         self.answered = 0  # requests that ended well
         self.errors = 0  # requests that this backend failed
+        self.mirrored = 0  # requests that other processes of this balancer sent here, see remote.py
+        self.troubles = dict.fromkeys(TROUBLES, 0)  # of those who watch it
+        self.places: Places | None = None  # where these count what is in flight; None: there are none
 
         # the engine's own word, and which of our requests it cannot have counted yet
         self.stats = NO_STATS
         self.polled_at = float("-inf")
+        self.signals = SILENT  # another object whenever one of them is new
         self.epoch = 0  # polls started
         self.seen_epoch = 0  # requests sent in earlier epochs were there to be counted by an answered poll
         self.unseen_old = 0  # unanswered requests sent since the last answered poll, before a poll under way
         self.unseen_new = 0  # the same, sent since the last poll was started
+        self.news_at = float("-inf")  # when it last said something else than before, see readings.py
+        self.news_work = self.contradictions = 0
 
         # load of other balancers on this engine, from its own word; see foreign.py
         self.poll_inflight = self.poll_decoding = 0  # our own load when the poll under way was started, see foreign.py
@@ -159,6 +195,10 @@ class Backend:
         self.trust = Trust()
         self.cache_predicted = 0.0  # tokens predicted for requests started since its counters were last judged
         self.cache_found = 0.0  # by how many its counter of found tokens has grown since
+
+    def heard(self) -> None:
+        """One of its signals is new."""
+        self.signals = Signals(self.polled_at, self.probes.checked_at, max(self.prefill.at, self.decode.at))
 
     @property
     def up(self) -> bool:

@@ -15,6 +15,7 @@ from math import ceil
 from typing import Final
 
 from fairlead.core.cluster.backend import Backend
+from fairlead.core.cluster.standing import Out, who_is_out
 from fairlead.core.model import Facts, Refusal
 
 RETRY_AFTER: Final = 1  # seconds a client is asked to wait when no backend is there
@@ -27,7 +28,9 @@ Key = str | None | tuple[str | None, frozenset[str]]
 class Candidates:
     """Keeps the answers until something changes that decides them."""
 
-    __slots__ = ("_backends", "_panic", "_usable", "_usable_until", "capped", "gated", "max_ejected", "models")
+    __slots__ = (
+        "_backends", "_panic", "_stale", "_usable", "_usable_until", "capped", "gated", "max_ejected", "models", "out",
+    )  # fmt: skip
 
     def __init__(self, backends: Mapping[str, Backend], max_ejected: float = 0.5) -> None:
         self._backends = backends
@@ -38,10 +41,13 @@ class Candidates:
         self.capped = False  # has any backend a connection limit?
         self.gated = False  # does any backend rest, or come back from a rest?
         self._panic: set[Key] = set()  # for whom bad ones are tried
+        self.out: tuple[Out, ...] = ()  # who could not be had when `of` last found out; kept with decisions
+        self._stale = True  # must `of` find that out anew?
 
     def changed(self) -> None:
         """The fleet, or what is known of it, is no longer what it was."""
         self._usable.clear()
+        self._stale = True
         self._usable_until = float("inf")
         self.models = _models(self._backends.values())
         self.capped = any(b.max_connections is not None for b in self._backends.values())
@@ -56,6 +62,8 @@ class Candidates:
         found = self._usable.get(key)
         if found is None:
             found = self._find(model, group, now)
+            if self._stale:
+                self._stale, self.out = False, who_is_out(self._backends.values(), now)
             if model is None or model in self.models:  # what clients make up must not fill the memory
                 self._usable[key] = found
         return found
@@ -125,9 +133,10 @@ class Candidates:
                 if sound:
                     sound += alive[: wanted - len(sound)]
                 if not sound or len(sound) < wanted:
-                    # Of those that are down only the ones that gave no answer at all may yet be well: they are busy.
+                    # Of those that are down some may do their work: no answer at all is given by who is busy, and a
+                    # good one by who has to give another, or is held back as it went up and down.
                     sound += [b for b in alive if b not in sound]
-                    sound += [b for b in known if b.probes.timed_out and not b.up and not b.passive.dead]
+                    sound += [b for b in known if b.probes.doubtful and not b.passive.dead]
                     self._panic.add(model if group is None else (model, group))
         chosen = {*sound, *trials}
         return [b for b in self._backends.values() if b in chosen] or up
@@ -153,7 +162,10 @@ def _badness(backend: Backend) -> tuple[bool, bool, int, float]:
 
 def has_room(backend: Backend) -> bool:
     """Is it below its connection limit?"""
-    return backend.max_connections is None or backend.inflight < backend.max_connections
+    if backend.max_connections is None:
+        return True
+    taken = backend.inflight if backend.places is None else backend.places.taken()
+    return taken < backend.max_connections
 
 
 def _models(backends: Iterable[Backend]) -> frozenset[str]:

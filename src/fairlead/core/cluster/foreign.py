@@ -14,7 +14,8 @@ FRESH_SECONDS = 5.0  # a reading counts less the older it is, and nothing at thi
 
 def begin(backend: Backend) -> None:
     """A reading of the engine's counts begins."""
-    backend.poll_inflight, backend.poll_decoding = backend.inflight - backend.placed, backend.decoding
+    backend.poll_inflight = backend.inflight - backend.placed - backend.mirrored
+    backend.poll_decoding = backend.decoding
 
 
 def take(backend: Backend) -> None:
@@ -25,7 +26,7 @@ def take(backend: Backend) -> None:
         backend.foreign_waiting = backend.foreign_running = 0.0
         return
     waiting, running = stats.waiting or 0.0, stats.running or 0.0
-    own = backend.poll_inflight + backend.placed
+    own = backend.poll_inflight + backend.placed + backend.mirrored
     own_decoding = min(backend.decoding, backend.poll_decoding)
     total = max(waiting + running - own, 0.0)
     backend.foreign_waiting = min(max(waiting - (own - own_decoding), 0.0), total)

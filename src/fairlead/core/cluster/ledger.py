@@ -15,6 +15,7 @@ from fairlead.core.model import Facts
 from fairlead.core.view import Choice, Policy
 
 if TYPE_CHECKING:
+    from fairlead.core.cluster.standing import Out
     from fairlead.core.shadow import Opinion
 
 NANO = 1e9  # prefill work is kept in whole nanoseconds of the reference machine
@@ -39,6 +40,7 @@ class Lease:
         "open",
         "opened_at",
         "opinion",
+        "out",
         "output_expected",
         "output_left",
         "paused",
@@ -49,6 +51,7 @@ class Lease:
         "prompt_left",
         "prompt_tokens",
         "settled",
+        "signals",
         "uncached",
         "work",
     )
@@ -71,6 +74,8 @@ class Lease:
         self.choice = choice
         self.policy: Policy | None = None  # whose choice it was, set by the balancer: explained in its own terms later
         self.opinion: Opinion | None = None  # what the shadow would have done, where there is one
+        self.out: tuple[Out, ...] = ()  # who could not be had at that moment
+        self.signals = [b.signals for b in candidates]  # when we last heard of each
         self.opened_at = now
         self.prompt_tokens = prompt
         self.output_expected = output

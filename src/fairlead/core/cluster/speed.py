@@ -25,14 +25,14 @@ REMEMBERED = 12  # starts of requests that are kept; FAST to this power is nothi
 class Speed:
     """Observed and predicted seconds of one kind of work on one backend."""
 
-    __slots__ = ("_changed_at", "_recent", "count", "fast_observed", "fast_predicted", "observed", "predicted")
+    __slots__ = ("_changed_at", "_recent", "at", "count", "fast_observed", "fast_predicted", "observed", "predicted")
 
     def __init__(self) -> None:
         self.observed = self.predicted = 0.0
         self.fast_observed = self.fast_predicted = 0.0
         self.count = 0  # requests (those ending together: once) since the long memory was last replaced
         self._recent: deque[float] = deque(maxlen=REMEMBERED)  # when the last of these were added
-        self._changed_at = float("-inf")
+        self._changed_at = self.at = float("-inf")  # `at`: when the last request was added
 
     def add(self, observed: float, predicted: float, now: float) -> None:
         """One request's work ended."""
@@ -41,6 +41,7 @@ class Speed:
             self.fast_predicted *= FAST
             self.count += 1
             self._recent.append(now)
+        self.at = now
         self.observed += observed
         self.predicted += predicted
         self.fast_observed += observed

@@ -54,6 +54,16 @@ class Speeds:
         began = max(lease.opened_at, lease.previous_first_token_at)  # prefills of one engine go one after the other
         lease.backend.prefill.add(max(now - began, 0.0), prefill_of(lease), now)
 
+    def overtaken(self, lease: Lease, now: float) -> None:
+        """A request was taken away before its answer began, as another backend was sooner: it took so long at least."""
+        if lease.first_token_at is not None or not lease.facts.stream or not lease.prompt_tokens:
+            return
+        backend = lease.backend
+        backend.latency.observe(now - lease.opened_at, now)
+        waited, usual = now - max(lease.opened_at, backend.last_first_token_at), prefill_of(lease)
+        if waited > backend.prefill_slowdown * usual:  # else it tells nothing
+            backend.prefill.add(waited, usual, now)
+
     def close(self, lease: Lease, output_tokens: int, cached_tokens: int | None, now: float) -> None:
         """Learn from a request that ended well at `now`; `cached_tokens` as the engine told, None if it did not."""
         backend = lease.backend
@@ -122,6 +132,8 @@ class Speeds:
             # A weight that somebody set says what to believe; learned speeds serve those who set none.
             b.speed = 1.0 if weighted else 1.0 / b.slowdown
             b.capacity = b.weight if weighted else b.speed
+            if b.signals.speed != max(b.prefill.at, b.decode.at):
+                b.heard()  # from here on it counts
 
     def watch(self, backends: Collection[Backend], now: float) -> None:
         """Count what is overdue before it ends; each tick."""

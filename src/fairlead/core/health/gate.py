@@ -2,7 +2,7 @@
 
 Half-open: one request at a time, and the first that can be had is sent there, whatever the policy would say (it may
 have learned to keep away, and would never find out that this is over). If it fails before its answer began, it is
-moved.
+moved. Where the host asks for a token of its own, requests wait for that, see passive.py.
 Slow start: the backend collects credit, its ramped part of its fair share (by capacity) per request that it could have
 had, and needs a whole one to be a candidate. So every policy ramps alike, and none can flood an empty backend.
 
@@ -35,6 +35,8 @@ def admitted(candidates: Sequence[Backend], now: float, *, first: bool, real: bo
         passive = b.passive
         if passive.on_trial(now):
             # A frozen engine's front may go on to answer what needs no engine.
+            if passive.awaits_canary(now):
+                continue
             if passive.trial is None and first and (real or passive.cause != NO_PROGRESS):
                 return [b]
             continue

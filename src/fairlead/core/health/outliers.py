@@ -10,7 +10,9 @@ asked for: a fleet of unlike machines has honest outliers, and a slow machine th
 
 Rule 1: requests whose clients do not take what comes (`lease.paused`) prove nothing.
 Rule 2: nor do times in which this process itself stood still: then silence is counted from its return.
-Rule 3: a frozen backend that gives a token may be tried at once; one that still holds the requests that it hangs on
+Rule 3: silence outlasts the requests that wait in it: clients that give up before `no_progress` do not set it back, as
+long as others wait at each look.
+Rule 4: a frozen backend that gives a token may be tried at once; one that still holds the requests that it hangs on
 is not tried by another request: these are the trial. They end by their own deadlines.
 """
 
@@ -31,7 +33,7 @@ from fairlead.core.view import Rng
 FROZEN: Final = 20.0  # times as long as usual: a backend ten times slower that is not known to be has twice the room
 FROZEN_ANSWER: Final = 4.0  # the same for answers in one piece, which are expected to be long ones
 AHEAD: Final = 1.0  # seconds by which the rest of one that still hangs is moved on
-SLOW_SECONDS: Final = 10.0
+SLOW_SECONDS: Final = 5.0
 
 
 class Outliers:
@@ -52,6 +54,9 @@ class Outliers:
         changed = False
         for b in backends:
             passive = b.passive
+            waits = next((lease.opened_at for lease in b.unstarted if lease.facts.kind != Kind.CHEAP), None)
+            if waits is None or passive.waits_since is None or passive.resting:
+                passive.waits_since = waits
             if passive.ramping and not passive.share(now):
                 passive.ramp_since = NEVER
                 changed = True
@@ -68,7 +73,7 @@ class Outliers:
         return changed
 
     def _silent_since(self, b: Backend) -> float:
-        began = next(iter(b.unstarted)).opened_at if b.unstarted else NEVER
+        began = NEVER if b.passive.waits_since is None else b.passive.waits_since
         return max(b.delivered_at, began, self._awake_since)
 
     def _frozen(self, b: Backend, backends: Collection[Backend], leases: Collection[Lease], now: float) -> bool:

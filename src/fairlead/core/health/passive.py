@@ -15,6 +15,8 @@ forgives.
 Rule 2: verdicts are spoken on what was sent after the last one: what was sent before an ejection neither lengthens the
 rest nor ends it when it ends badly or well.
 Rule 3: time alone ends a rest, no probe is needed; but then one request is tried at a time, until one ends well.
+Rule 4: where the host asks a hanging backend for a token of its own (`by_canary`), that is the trial, and no request
+is; it is due when a trial is. Errors are cheap to try, hanging costs a request its time.
 """
 
 from __future__ import annotations
@@ -53,8 +55,9 @@ class PassiveFailures:
     """Failures, rests and the way back of one backend. Times are seconds on the host's clock."""
 
     __slots__ = (
-        "cause", "credit", "ejected_until", "ejections", "fail_timeout", "fails", "max_fails", "ramp_since", "reason",
-        "rest_seconds", "rest_since", "resting", "returned_at", "rules", "since", "slow_since", "streak", "trial",
+        "by_canary", "cause", "credit", "ejected_until", "ejections", "fail_timeout", "fails", "max_fails",
+        "ramp_since", "reason", "rest_seconds", "rest_since", "resting", "returned_at", "rules", "since", "slow_since",
+        "streak", "trial", "waits_since",
     )  # fmt: skip
 
     def __init__(self, max_fails: int = 3, fail_timeout: float = 30.0, rules: OutlierRules | None = None) -> None:
@@ -70,10 +73,12 @@ class PassiveFailures:
         self.ejected_until = NEVER
         self.streak = 0  # ejections in a row
         self.returned_at = NEVER
+        self.by_canary = False  # does the host find out itself whether it hangs no more?
         self.trial: Lease | None = None  # the one request under way that decides whether it is back
         self.ramp_since = NEVER  # when its slow start began
         self.credit = 0.0  # requests that its slow start lets it have by now, see gate.py
         self.slow_since: float | None = None  # since when it is too slow, see outliers.py
+        self.waits_since: float | None = None  # since when there is always somebody without a first token there
         self.ejections = dict.fromkeys(CAUSES, 0)
 
     def fail(self, reason: str, sent_at: float, now: float, rng: Rng) -> bool:
@@ -138,6 +143,10 @@ class PassiveFailures:
     def on_trial(self, now: float) -> bool:
         """Is it half-open at `now`: its rest is over, and nothing has ended well since?"""
         return self.resting and now >= self.ejected_until
+
+    def awaits_canary(self, now: float) -> bool:
+        """Is the next trial the host's own affair?"""
+        return self.by_canary and self.cause == NO_PROGRESS and self.on_trial(now)
 
     @property
     def ramping(self) -> bool:

@@ -110,6 +110,17 @@ class Terms:
         ]  # fmt: skip
 
 
+def first_token_after(b: Backend, now: float, prompt: int = 0, own: float = 0.0) -> float:
+    """Seconds until all that is queued there has its first token, and then a prompt of `own` seconds of prefill."""
+    prefill, _, _, _, slow, _, queued, since, most, _, is_foreign = b.price or _state(b)
+    if queued:
+        queued = max(queued - min((now - since) / slow, most), 0.0)
+    if is_foreign:
+        (prefill, *_), waiting = _with_foreign(b, now, prompt)
+        queued += waiting * own
+    return prefill * (queued + own)
+
+
 def _state(b: Backend) -> Price:
     """As the ledger, the readings and the learned speeds have it; kept until one of them changes."""
     b.price = state = _of(b, b.decoding, b.kv_tokens, len(b.unstarted))

@@ -28,6 +28,7 @@ class RetryRules:
     window: float = 10.0  # seconds since the request arrived in which a new try may begin
     budget: float = 0.2  # retries per request, over the whole fleet
     breaks: int = 2  # backends that may break under one request before it is refused; 0: any number
+    floor: float = BUDGET_FLOOR
 
 
 class RetryBudget:
@@ -54,7 +55,7 @@ class RetryBudget:
             self._turn(now)
         requests = self._old[0] + self._now[0]
         retries = self._old[1] + self._now[1]
-        floor = BUDGET_FLOOR * BUDGET_SECONDS if self._rules.budget else 0.0
+        floor = self._rules.floor * BUDGET_SECONDS if self._rules.budget else 0.0
         if retries >= requests * self._rules.budget + floor:
             self.overflows += 1
             return False

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fairlead.wire.errors import error_body, render
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fairlead.proxy.exchange import Exchange
     from fairlead.proxy.service import Service
-    from fairlead.wire.http1 import ResponseHead
-
+    from fairlead.wire.http1 import RequestHead, ResponseHead
 
 # SDKs of OpenAI and Anthropic obey it: what was tried on enough backends is not to be sent three times more.
 NO_RETRY = b"x-should-retry: false\r\n"
@@ -28,9 +29,14 @@ class Http1Answers:
         service: Service
         keep_alive: bool
         plain: bool
+        exchange: Exchange | None
         write: Callable[[bytes], None]
 
         def cut(self, *, reset: bool) -> None: ...
+
+        def _next(self) -> None: ...
+
+        def _close(self) -> None: ...
 
     def interim(self, exchange: Exchange, response: ResponseHead) -> None:
         """A 1xx before the answer: passed on to clients that know what it is."""
@@ -67,3 +73,25 @@ class Http1Answers:
             self.write(event if self.plain else b"%x\r\n%b\r\n" % (len(event), event))
         # Where only the close tells the end, a clean close would be a lie.
         self.cut(reset=until_close and not event)
+
+    def respond(self, head: RequestHead, status: int, body: bytes, request_id: bytes, extra: bytes = b"") -> None:
+        """An answer of our own to a complete request."""
+        if self.service.draining:
+            self.keep_alive = False  # type: ignore[misc]
+        close = not self.keep_alive
+        self.write(render(status, body, request_id, extra, close=close, bodyless=head.method == b"HEAD"))
+        self.exchange = None  # type: ignore[misc]
+        if self.keep_alive:
+            self._next()
+        else:
+            self._close()
+
+    def respond_error(
+        self, exchange: Exchange, status: int, code: str, message: str, param: str | None, retry_after: int | None
+    ) -> None:
+        """An error of our own in place of a backend's answer."""
+        body = error_body(status, code, message, param, anthropic=exchange.path == b"/v1/messages")
+        extra = b"retry-after: %d\r\n" % retry_after if retry_after is not None else b""
+        if exchange.final:
+            extra += NO_RETRY
+        self.respond(exchange.head, status, body, exchange.request_id, extra)

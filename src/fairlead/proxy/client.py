@@ -10,10 +10,10 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, cast
 
-from fairlead.proxy.answers import NO_RETRY, Http1Answers
+from fairlead.proxy.answers import Http1Answers
 from fairlead.proxy.http2 import Http2Connection
 from fairlead.proxy.memory import Body, too_large
-from fairlead.proxy.sockets import has_come, has_left, reset_transport
+from fairlead.proxy.sockets import has_come, has_left, is_broken, reset_transport
 from fairlead.proxy.timers import NEVER, TICK
 from fairlead.wire.errors import error_body, render
 from fairlead.wire.fields import BadHttp
@@ -41,16 +41,21 @@ class Client(Http1Answers, asyncio.Protocol):
     protocol = ""  # told by each request's head
 
     __slots__ = (
-        "_body", "_buffer", "_checked", "_head", "_lingered", "_paused", "_unsent", "arrived", "deadline", "exchange",
-        "http2", "keep_alive", "peer", "plain", "secure", "service", "stalled", "state", "transport", "wake", "write",
+        "_body", "_buffer", "_checked", "_ended", "_head", "_lingered", "_paused", "_unsent", "arrived", "deadline",
+        "exchange", "half_close", "http2", "keep_alive", "peer", "plain", "secure", "service", "stalled", "state",
+        "transport", "wake", "write",
     )  # fmt: skip
 
-    def __init__(self, service: Service, peer: str = "", *, http2: bool = False) -> None:
-        """`peer` where the listener knows better than the socket; `http2`: may it begin with HTTP/2's preface?"""
+    def __init__(self, service: Service, peer: str = "", *, http2: bool = False, half_close: bool = False) -> None:
+        """`peer` where the listener knows better than the socket; `http2`: may it begin with HTTP/2's preface?
+
+        `half_close`: may it end its side and still wait for answers?
+        """
         self.service = service
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
         self.peer = peer
         self.http2 = http2
+        self.half_close = half_close
         self.secure = False  # does it speak TLS?
         self.state = READ_HEAD
         self.exchange: Exchange | None = None
@@ -62,6 +67,7 @@ class Client(Http1Answers, asyncio.Protocol):
         self.arrived = 0.0  # when the request's first byte came
         self._buffer = b""
         self._checked = 0  # bytes of `_buffer` that are known to hold no head's end
+        self._ended = False  # has it ended its side, and waits?
         self._head: RequestHead | None = None
         self._body: Body | None = None  # while it comes in
         self._paused = False
@@ -78,6 +84,7 @@ class Client(Http1Answers, asyncio.Protocol):
             peer = transport.get_extra_info("peername")
             self.peer = peer[0] if isinstance(peer, tuple) and peer else "unix"
         self.secure = transport.get_extra_info("sslcontext") is not None
+        self.half_close &= not self.secure  # TLS knows no half
         self.transport.set_write_buffer_limits(high=MAX_UNSENT)
         if not self.service.client_connected(self):
             self.state = BUSY
@@ -108,8 +115,12 @@ class Client(Http1Answers, asyncio.Protocol):
                 self.abort()
 
     def eof_received(self) -> bool:
-        """The client will send no more. While an answer is under way that means that it left (as nginx sees it)."""
-        return False
+        """The client will send no more. While an answer is under way that means that it left, unless told otherwise."""
+        self._ended = self.half_close
+        waits = self._ended and (self.state == BUSY or (self.state == READ_HEAD and not self._starved))
+        if waits:
+            self.service.paused.add(self)
+        return waits
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.state = CLOSED
@@ -286,8 +297,18 @@ class Client(Http1Answers, asyncio.Protocol):
         self.set_deadline(self.service.timeouts.client_write)
         self.transport.close()
 
+    @property
+    def _starved(self) -> bool:
+        """Has it ended, and is what it sent no whole request?"""
+        if not self._ended:
+            return False
+        return self.state == READ_BODY or (self.state == READ_HEAD and len(self._buffer) == self._checked)
+
     def _next(self) -> None:
         self.state = READ_HEAD
+        if self._starved:
+            self._close()
+            return
         self.http2 = False
         if self.stalled:
             self._unsent = self.transport.get_write_buffer_size()
@@ -308,28 +329,8 @@ class Client(Http1Answers, asyncio.Protocol):
         buffer, self._buffer = self._buffer, b""
         if buffer:
             self._read_head(buffer)
-
-    def respond(self, head: RequestHead, status: int, body: bytes, request_id: bytes, extra: bytes = b"") -> None:
-        """An answer of our own to a complete request."""
-        if self.service.draining:
-            self.keep_alive = False
-        close = not self.keep_alive
-        self.write(render(status, body, request_id, extra, close=close, bodyless=head.method == b"HEAD"))
-        self.exchange = None
-        if self.keep_alive:
-            self._next()
-        else:
+        if self._starved:
             self._close()
-
-    def respond_error(
-        self, exchange: Exchange, status: int, code: str, message: str, param: str | None, retry_after: int | None
-    ) -> None:
-        """An error of our own in place of a backend's answer."""
-        body = error_body(status, code, message, param, anthropic=exchange.path == b"/v1/messages")
-        extra = b"retry-after: %d\r\n" % retry_after if retry_after is not None else b""
-        if exchange.final:
-            extra += NO_RETRY
-        self.respond(exchange.head, status, body, exchange.request_id, extra)
 
     def _refuse(self, problem: BadHttp) -> None:
         again = 1 if problem.status == 503 else None
@@ -370,8 +371,8 @@ class Client(Http1Answers, asyncio.Protocol):
             self._close()
 
     def has_left(self) -> bool:
-        """Has it closed its side?"""
-        return has_left(self.transport)
+        """Has it closed its side, where that means that it left?"""
+        return is_broken(self.transport) if self.half_close else has_left(self.transport)
 
     def abort(self) -> None:
         """Close at once; with a reset when it did not take all, as the kernel would go on offering that."""

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 from fairlead.core.balancer import ABANDONED, CLIENT_GONE, FAILED, REFUSED
 from fairlead.core.model import Facts, Kind, Refusal, Usage
 from fairlead.core.retry import CONNECT, TIMEOUT
+from fairlead.proxy.forwarded import request_head
 from fairlead.proxy.timers import TICK
+from fairlead.proxy.trace import FIRST, RESUME, RETRY
 from fairlead.proxy.tries import (
     BAD_RESPONSE,
     BEGUN,
@@ -39,7 +41,9 @@ from fairlead.wire.openai import USAGE_TAIL, read_usage, stream_overhead
 if TYPE_CHECKING:
     from fairlead.core.cluster.ledger import Lease
     from fairlead.proxy.downstream import Downstream
+    from fairlead.proxy.hedge import Hedge, Race
     from fairlead.proxy.service import Service
+    from fairlead.proxy.trace import Trace
 
 RETRIED = frozenset((500, 502, 503, 504, 429))  # statuses that may be tried elsewhere, if the rules say so
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
@@ -50,8 +54,8 @@ class Exchange:
 
     __slots__ = (
         "arrived", "body", "breaks", "bytes_out", "client", "error", "facts", "final", "first_byte_at", "head", "idle",
-        "lease", "path", "phase", "placed", "reached", "replay_safe", "request_id", "resent", "response", "service",
-        "status", "target", "tried", "tries", "unsent", "upstream", "usage", "wheel",
+        "lease", "path", "phase", "placed", "race", "reached", "replay_safe", "request_id", "resent", "response",
+        "service", "status", "target", "trace", "tried", "tries", "unsent", "upstream", "usage", "version", "wheel",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +73,7 @@ class Exchange:
     ) -> None:
         self.service = service
         self.wheel = service.wheel
+        self.version = service.recorder.version  # of the configuration that it begins under
         self.idle = service.timeouts.idle + TICK
         self.client = client
         self.head = head
@@ -97,6 +102,8 @@ class Exchange:
         self.status = 0
         self.error = ""  # short fixed word where something went wrong
         self.usage: Usage | None = None
+        self.race: Race | None = None  # where it may be hedged
+        self.trace: Trace | None = None  # where its spans are kept
 
     # --- placing ---------------------------------------------------------------------------------------------
 
@@ -120,6 +127,8 @@ class Exchange:
             self.refuse(lease.status, lease.code, lease.message, lease.param, lease.retry_after)
             return
         self.lease = lease
+        if self.trace is not None:
+            self.trace.asks(lease, RESUME if self.first_byte_at else RETRY if self.tries else FIRST)
         self.tries += 1
         self.resent = False
         # What must not be sent twice gets a new connection: a kept one may be closing as we write.
@@ -139,29 +148,20 @@ class Exchange:
 
     def connected(self, upstream: Upstream) -> None:
         """A connection is there: write the request."""
-        service, head = self.service, self.head
         self.upstream = upstream
         self.phase = WAITING
         self.reached = True
-        self.client.set_deadline(service.timeouts.first_byte)
-        pool = upstream.pool
-        forward = pool.without_dropped(head.forward) if pool.drop else head.forward
-        forward += service.forwarding.lines(self.client.peer, self.client.secure, head)
-        body = self.body
-        if body or head.content_length is not None or head.chunked:
-            framing = b"%bContent-Length: %d\r\nX-Request-Id: %b\r\n\r\n" % (
-                pool.via_line,
-                len(body),
-                self.request_id,
-            )
-        else:
-            framing = b"%bX-Request-Id: %b\r\n\r\n" % (pool.via_line, self.request_id)
+        self.client.set_deadline(self.service.timeouts.first_byte)
         self.unsent = 0
-        upstream.send(
-            self,
-            b"%b %b%b%b%b%b" % (head.method, pool.base_path, self.target, pool.host_line, forward, framing),
-            body,
-        )
+        upstream.send(self, request_head(self, upstream.pool, len(self.body)), self.body)
+
+    def on(self, backend: str) -> Exchange | Hedge | None:
+        """Its try that is placed on this backend."""
+        return self if self.lease is not None and self.lease.backend.id == backend else None
+
+    def goes_on(self, reason: str, kind: str) -> bool:
+        """This try has failed; does another one run, that is the request's only one from now on?"""
+        return False
 
     # --- what the upstream reports ---------------------------------------------------------------------------
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from fairlead.proxy.exchange import Exchange
+    from fairlead.proxy.pool import Pool
     from fairlead.wire.http1 import RequestHead
 
 MAX_MEMO: Final = 4_096  # peers remembered; then the memo starts anew
@@ -98,6 +100,23 @@ class Forwarding:
             found[b"x-forwarded-host"],
             b"".join(others),
         )
+
+
+def request_head(exchange: Exchange, pool: Pool, length: int) -> bytes:
+    """The head of a request as this backend is asked, with a body of `length` bytes."""
+    client, head, trace = exchange.client, exchange.head, exchange.trace
+    forward = head.forward if trace is None else trace.forward
+    if pool.drop:
+        forward = pool.without_dropped(forward)
+    if trace is not None:
+        forward += trace.lines(pool.id)
+    forward += exchange.service.forwarding.lines(client.peer, client.secure, head)
+    has_body = length or head.content_length is not None or head.chunked
+    framing = b"Content-Length: %d\r\n" % length if has_body else b""
+    return b"%b %b%b%b%b%b%bX-Request-Id: %b\r\n\r\n" % (
+        head.method, pool.base_path, exchange.target, pool.host_line, forward, pool.via_line, framing,
+        exchange.request_id,
+    )  # fmt: skip
 
 
 def _hops(head: RequestHead) -> list[str]:

@@ -47,6 +47,7 @@ class ListenSettings:
     path: str = ""  # of a Unix socket, in place of host and port
     http2: bool = True
     proxy_protocol: bool = False
+    half_close: bool = False  # may a client end its side and wait for its answer?
 
 
 class Listener:
@@ -84,6 +85,27 @@ class Listener:
             self._file = found.st_dev, found.st_ino
         else:
             self._bound = await open_tcp(self._service.loop, settings.host, settings.port)
+
+    def adopt(self, sockets: list[socket.socket]) -> None:
+        """Listen on sockets that somebody else has opened: they are ours now, the file of a Unix socket is not."""
+        for sock in sockets:
+            sock.setblocking(False)
+        self._bound = sockets
+
+    def own_file(self) -> None:
+        """The file of an adopted socket is ours to remove from now on."""
+        with contextlib.suppress(OSError):  # somebody has removed it already
+            found = os.stat(self._settings.path)
+            self._file = found.st_dev, found.st_ino
+
+    def offered(self) -> tuple[list[socket.socket], bool]:
+        """What it listens on, and whether the socket's file is its own."""
+        return list(self._listening), self._file is not None
+
+    def hand_on(self) -> None:
+        """Accept no more: another process has the sockets and their file."""
+        self._file = None
+        self.stop()
 
     def inherit(self, other: Listener) -> None:
         """Listen on the very sockets of another one, which is to stop when we serve: nobody is refused in between."""
@@ -207,7 +229,8 @@ class Listener:
                 sock.close()
 
     def _client(self, peer: str = "") -> Client:
-        return Client(self._service, peer, http2=self._settings.http2)
+        settings = self._settings
+        return Client(self._service, peer, http2=settings.http2, half_close=settings.half_close)
 
 
 class Dispatch(asyncio.Protocol):
@@ -309,7 +332,7 @@ def open_unix(path: str) -> socket.socket:
         with contextlib.suppress(OSError):  # on Linux the file is born with no more than this
             os.fchmod(sock.fileno(), SOCKET_MODE)
         if os.path.lexists(path):
-            _remove_stale(path)
+            remove_stale(path)
         sock.bind(path)
         os.chmod(path, SOCKET_MODE)
         sock.listen(BACKLOG)
@@ -319,7 +342,7 @@ def open_unix(path: str) -> socket.socket:
     return sock
 
 
-def _remove_stale(path: str) -> None:
+def remove_stale(path: str) -> None:
     """Remove a socket file that nobody listens on. OSError when somebody does, or when it is something else."""
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
         raise FileExistsError(errno.EEXIST, "there is a file of this name that is no socket", path)

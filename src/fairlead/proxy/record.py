@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fairlead.core.cluster.ledger import Lease
+    from fairlead.proxy.hedge import Told
+    from fairlead.proxy.trace import Trace
 
 
 class Record:
     """One finished request. An exchange fills it in as it goes."""
 
     __slots__ = (
-        "arrived", "bytes_out", "cached_tokens", "duration", "error", "lease", "method", "model", "outcome",
-        "output_tokens", "path", "peer", "prompt_tokens", "protocol", "request_id", "status", "stream", "tried",
-        "tries", "ttft",
+        "arrived", "bytes_out", "cached_tokens", "duration", "error", "hedge", "lease", "method", "model", "outcome",
+        "output_tokens", "path", "peer", "prompt_tokens", "protocol", "request_id", "status", "stream", "trace",
+        "tried", "tries", "ttft", "version",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -34,6 +36,9 @@ class Record:
         self.outcome = ""  # see core/balancer.py
         self.error = ""  # short fixed word where something went wrong
         self.lease: Lease | None = None  # the last one; None when the request was never placed
+        self.hedge: Told | None = None  # where a second backend was asked before the first had answered
+        self.trace: Trace | None = None  # where it may have spans
+        self.version = 0  # of the configuration that was in force when it came
         self.tries = 0
         self.tried: Sequence[str] = ()  # backends that failed it
         self.prompt_tokens: int | None = None  # as the engine counted, where it did

@@ -32,7 +32,6 @@ from fairlead.wire.resume import (
     closing,
     continuation,
     is_engines_end,
-    read_plan,
     without_ids,
 )
 from fairlead.wire.sse import DONE, EventReader, data_of, event
@@ -48,26 +47,6 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 
 _decode = msgspec.json.Decoder(dict).decode
 _encode = msgspec.json.encode
-
-
-def make_exchange(
-    service: Service,
-    client: Downstream,
-    head: RequestHead,
-    target: bytes,
-    path: bytes,
-    body: bytes,
-    facts: Facts,
-    request_id: bytes,
-    replay_safe: bool,
-) -> Exchange:
-    """The exchange for a request, one that reads along where that is wanted and may help."""
-    plan = read_plan(path, body) if service.resume and facts.stream else None
-    if not isinstance(plan, Plan):
-        return Exchange(service, client, head, target, path, body, facts, request_id, client.arrived, replay_safe)
-    return ResumableExchange(
-        service, client, head, target, path, body, facts, request_id, client.arrived, replay_safe, plan
-    )
 
 
 class ResumableExchange(Exchange):
@@ -106,8 +85,7 @@ class ResumableExchange(Exchange):
         engine = self.service.engine_of(self.lease.backend.id)
         if self._rewriter is None:
             self._following = False
-            self._asked = self.plan.asks_ids and engine in TAKES_IDS
-            body = asking_ids(self._original) if self._asked else self._original
+            body, self._asked = self.first_asked(self.lease.backend.id)
         else:
             asked = continuation(self.path, self._original, self.plan, self.kept, engine)
             if asked is None:
@@ -122,6 +100,29 @@ class ResumableExchange(Exchange):
         self._count()
         super()._send(fresh=fresh)
 
+    def first_asked(self, backend: str) -> tuple[bytes, bool]:
+        """The body as this backend is asked for a new answer, and whether for token ids as well."""
+        if self.plan.asks_ids and self.service.engine_of(backend) in TAKES_IDS:
+            return asking_ids(self._original), True
+        return self._original, False
+
+    def begin_anew(self, backend: str, response: ResponseHead | None) -> None:
+        """Read along with this backend's answer from its beginning; it was asked, and may have sent its head."""
+        _, self._asked = self.first_asked(backend)
+        self._following = response is not None and self.can_follow(response)
+        self._reader, self.kept = EventReader(), Kept(self.plan)
+        self._count()
+
+    @staticmethod
+    def can_follow(response: ResponseHead) -> bool:
+        """Is this answer a stream that can be read event by event?"""
+        return (
+            response.status == 200
+            and response.event_stream
+            and response.content_length is None
+            and b"\r\ncontent-encoding:" not in response.forward.lower()
+        )
+
     def _count(self) -> None:
         held = self.kept.size if self._original is self.body else self.kept.size + len(self._original)
         self.service.memory.used += held - self._counted
@@ -129,12 +130,7 @@ class ResumableExchange(Exchange):
 
     def head_received(self, response: ResponseHead) -> bool:
         upstream = self.upstream
-        fits = (
-            response.status == 200
-            and response.event_stream
-            and response.content_length is None
-            and b"\r\ncontent-encoding:" not in response.forward.lower()
-        )
+        fits = self.can_follow(response)
         if not fits and self._rewriter is None:
             return super().head_received(response)
         if not fits:

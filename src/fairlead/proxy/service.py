@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from fairlead.core.balancer import Balancer
 from fairlead.core.model import Facts
+from fairlead.proxy.ending import Ending
 from fairlead.proxy.exchange import IDEMPOTENT, Exchange
 from fairlead.proxy.forwarded import Forwarding
+from fairlead.proxy.kinds import make_exchange
 from fairlead.proxy.memory import BodyMemory
 from fairlead.proxy.pool import Pool
-from fairlead.proxy.resume import make_exchange
 from fairlead.proxy.suspects import Suspects
 from fairlead.proxy.timers import Wheel
 from fairlead.proxy.tls import Rotations
@@ -32,11 +33,12 @@ from fairlead.wire.http1 import RequestHead
 from fairlead.wire.openai import BadBody, body_field, read_facts, route_of
 
 if TYPE_CHECKING:
+    from fairlead.core.hedge import Hedges
     from fairlead.proxy.downstream import Asker, Connection, Downstream
+    from fairlead.proxy.hedge import Hedge
     from fairlead.proxy.listener import Listener
+    from fairlead.proxy.trace import Tracer
 
-DRAIN_STEP = 0.02  # seconds between two looks whether all is done
-LAST_BYTES_SECONDS = 1.0  # after the drain's end: time for the last bytes to leave
 SWEEP_TICKS = 5  # idle backend connections are looked at every so many ticks
 
 
@@ -88,6 +90,8 @@ class SessionSource:
 class Recorder(Protocol):
     """Where finished requests are noted (control/recorder.py)."""
 
+    version: int  # of the configuration in force
+
     def finished(self, exchange: Exchange, outcome: str, now: float) -> None: ...
 
     def early(
@@ -99,6 +103,8 @@ class Recorder(Protocol):
     def retried(self, reason: str) -> None: ...
 
     def failed(self, backend: str, kind: str) -> None: ...
+
+    def hedged(self, word: str) -> None: ...
 
     def decided(self, seconds: float) -> None: ...
 
@@ -135,6 +141,8 @@ class Service:
         self.models_body = models_body
         self.set_routes(routes)
         self.forwarding = forwarding or Forwarding()
+        self.hedges: Hedges | None = None  # who decides on hedges, where there are any
+        self.tracer: Tracer | None = None  # who begins traces, where any are wanted
         self.resume = False  # may streams go on at another engine when theirs dies?
         self.engine_of: Callable[[str], str] = lambda _: ""  # a backend's kind, see wire/resume.py
         self.pools: dict[str, Pool] = {}
@@ -144,6 +152,7 @@ class Service:
         self.paused: set[Connection] = set()  # clients that are not read, and so cannot tell us that they leave
         self.exchanges: set[Exchange] = set()
         self.draining = False
+        self.ending = Ending(self)
         self._prefix = os.urandom(6).hex().encode()
         self.pseudonym = b"fairlead-" + self._prefix
         self.via = b"1.1 " + self.pseudonym
@@ -188,9 +197,9 @@ class Service:
         pool.retire()
         self.retired.append(pool)
 
-    def running_on(self, backend: str) -> list[Exchange]:
-        """Requests that are placed there at the moment."""
-        return [e for e in self.exchanges if e.lease is not None and e.lease.backend.id == backend]
+    def running_on(self, backend: str) -> list[Exchange | Hedge]:
+        """Requests, or hedges of such, that are placed there at the moment."""
+        return [found for e in self.exchanges if (found := e.on(backend)) is not None]
 
     def sweep_retired(self) -> list[str]:
         """Let go of pools that nothing runs on any more; the backends that have left for good by that."""
@@ -199,28 +208,6 @@ class Service:
             self.retired = [pool for pool in self.retired if pool not in over]
         still = {*self.pools, *(pool.id for pool in self.retired)}
         return [pool.id for pool in over if pool.id not in still]
-
-    async def drain(self, seconds: float) -> int:
-        """Stop accepting, let running requests finish, break off the rest; how many were broken off."""
-        self.draining = True
-        for listener in self.listeners:
-            listener.stop()
-        for client in list(self.clients):
-            client.finish()
-        until = self.clock() + seconds
-        while any(client.busy for client in self.clients) and self.clock() < until:
-            await asyncio.sleep(DRAIN_STEP)
-        left = len(self.exchanges)
-        for exchange in list(self.exchanges):
-            exchange.shutdown()
-        until = self.clock() + LAST_BYTES_SECONDS
-        while any(client.busy for client in self.clients) and self.clock() < until:
-            await asyncio.sleep(DRAIN_STEP)
-        for exchange in list(self.exchanges):  # requests that became whole in these last moments
-            exchange.shutdown()
-        for client in list(self.clients):
-            client.cut(reset=False)
-        return left
 
     async def close(self) -> None:
         """Let go of everything."""
@@ -304,6 +291,8 @@ class Service:
         if self.session is not None:
             facts.session = self._session(self.session, head, body)
         exchange = make_exchange(self, client, head, target, path, body, facts, request_id, replay_safe)
+        if self.tracer is not None:
+            exchange.trace = self.tracer.begin(head)
         client.exchange = exchange
         self.exchanges.add(exchange)
         if self.suspects and body in self.suspects:
@@ -328,14 +317,14 @@ class Service:
 
     # --- exchanges -------------------------------------------------------------------------------------------
 
-    def connect(self, exchange: Exchange, upstream: Upstream) -> None:
+    def connect(self, exchange: Exchange | Hedge, upstream: Upstream) -> None:
         """Open a connection for an exchange; it hears of it by `connected` or `connect_failed`."""
         task = self.loop.create_task(self._connect(exchange, upstream))
         upstream.connecting = task
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
 
-    async def _connect(self, exchange: Exchange, upstream: Upstream) -> None:
+    async def _connect(self, exchange: Exchange | Hedge, upstream: Upstream) -> None:
         try:
             await upstream.pool.connect(self.loop, upstream)
             upstream.connecting = None

@@ -30,6 +30,11 @@ def has_left(transport: asyncio.BaseTransport) -> bool:
     return bool(_polled(transport, select.POLLRDHUP))
 
 
+def is_broken(transport: asyncio.BaseTransport) -> bool:
+    """Is the connection gone both ways, by a reset or because we ended our side too?"""
+    return bool(_polled(transport, 0) & (select.POLLHUP | select.POLLERR))
+
+
 def has_come(transport: asyncio.BaseTransport) -> bool:
     """Are there bytes (or an end) that the loop has not read yet?"""
     return bool(_polled(transport, select.POLLIN))

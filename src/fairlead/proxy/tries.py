@@ -16,6 +16,7 @@ from fairlead.core.retry import CONNECT, TIMEOUT
 from fairlead.wire.endings import tells_server_error
 
 if TYPE_CHECKING:
+    from fairlead.core.cluster.ledger import Lease
     from fairlead.proxy.exchange import Exchange
 
 CONNECTING, WAITING, RELAYING, ENDED = "connecting", "waiting", "relaying", "ended"  # phases of an exchange
@@ -37,11 +38,15 @@ POISON: Final = "poison_suspect"
 def moved(exchange: Exchange, reason: str, kind: str = "") -> bool:
     """Try another backend if the rules allow it; the failed one is told."""
     service = exchange.service
+    if exchange.goes_on(reason, kind):
+        return True
     now = service.clock()
     balancer = service.balancer
     if reason not in balancer.retry_rules.on or exchange.relaying:
         return False
     if reason != CONNECT and not exchange.replay_safe:
+        return False
+    if exchange.race is not None and is_poison(exchange):  # its hedge was the last to break
         return False
     overflows = balancer.budget.overflows
     if not balancer.may_retry(exchange.lease, reason, exchange.tries, exchange.placed, now, exchange.tried):
@@ -67,7 +72,7 @@ def failed(exchange: Exchange, reason: str, message: str, kind: str = "") -> Non
     # A kept connection that broke, and now nobody is there: then it was not just closed for its age.
     if reason == CONNECT and ((sent and not kind) or (exchange.resent and kind == CONNECT)):
         exchange.breaks += 1
-        if exchange.breaks == service.balancer.retry_rules.breaks:
+        if is_poison(exchange):
             _poison(exchange, service.clock())
             return
     if sent and reason == CONNECT and not exchange.replay_safe:
@@ -88,6 +93,12 @@ def failed(exchange: Exchange, reason: str, message: str, kind: str = "") -> Non
     else:
         message += ": the fleet's operator should look at its backends"
         exchange.refuse(502, "upstream_unreachable", message, error=kind)
+
+
+def is_poison(exchange: Exchange) -> bool:
+    """Have as many backends broken under this request as are given to it?"""
+    limit = exchange.service.balancer.retry_rules.breaks
+    return 0 < limit <= exchange.breaks
 
 
 def judged(exchange: Exchange, tail: bytes, *, stream: bool) -> str:
@@ -121,12 +132,18 @@ def refuse_suspect(exchange: Exchange) -> None:
     exchange.refuse(502, POISON, f"{message}, or try again in a minute")
 
 
-def fail_lease(exchange: Exchange, reason: str, now: float, kind: str) -> None:
-    """The backend has failed this request, and is not asked again for it."""
-    service, backend = exchange.service, exchange.lease.backend
+def fail_lease(exchange: Exchange, reason: str, now: float, kind: str, lease: Lease | None = None) -> None:
+    """The backend (that of `lease`, where a hedge failed) has failed this request, and is not asked again for it."""
+    lease = lease or exchange.lease
+    service, backend = exchange.service, lease.backend
     exchange.tried += (backend.id,)
+    if exchange.trace is not None:
+        exchange.trace.over(lease, now, kind or reason)
     if reason == "429":  # it is busy, not broken
-        service.balancer.finish(exchange.lease, ABANDONED, now)
-        return
-    service.failed(backend.id, kind or reason)
-    service.balancer.finish(exchange.lease, FAILED, now, reason=reason)
+        service.balancer.finish(lease, ABANDONED, now)
+    elif reason.isdigit() and reason < "500":  # the request's own affair
+        service.balancer.finish(lease, OK, now, worked=False)
+    else:
+        service.failed(backend.id, kind or reason)
+        outcome = ERROR if reason.isdigit() and reason not in service.balancer.retry_rules.on else FAILED
+        service.balancer.finish(lease, outcome, now, reason=reason)

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, cast
 
 from fairlead.proxy.tries import STREAM_INCOMPLETE
 from fairlead.wire.chunked import ChunkScanner
-from fairlead.wire.endings import ends_well
+from fairlead.wire.endings import JUDGED, ends_well
 from fairlead.wire.fields import BadHttp
 from fairlead.wire.http1 import ResponseHead, parse_response
 from fairlead.wire.openai import USAGE_TAIL
 
 if TYPE_CHECKING:
     from fairlead.proxy.exchange import Exchange
+    from fairlead.proxy.hedge import Hedge
     from fairlead.proxy.pool import Pool
 
 MAX_HEAD = 65_536  # bytes of an answer's head
@@ -36,15 +37,15 @@ class Upstream(asyncio.Protocol):
     """A connection in the pool or at work for one exchange."""
 
     __slots__ = (
-        "_buffer", "_comment", "_counted", "_interim", "_last", "_left", "_scanner", "closed", "connecting", "exchange",
-        "idle_since", "paused", "pool", "recode", "requests", "sse", "state", "tail", "transport",
+        "_buffer", "_comment", "_counted", "_ended", "_interim", "_last", "_left", "_scanner", "closed", "connecting",
+        "exchange", "idle_since", "paused", "pool", "recode", "requests", "sse", "state", "tail", "transport",
     )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
         self.connecting: asyncio.Task[None] | None = None
-        self.exchange: Exchange | None = None
+        self.exchange: Exchange | Hedge | None = None
         self.requests = 0  # requests sent on this connection
         self.idle_since = 0.0
         self.closed = False
@@ -56,6 +57,7 @@ class Upstream(asyncio.Protocol):
         self._buffer = b""
         self._comment = NONE  # was the last piece without events a comment?
         self._counted = False  # is it among the pool's open ones?
+        self._ended = False  # did the other side end it in due form? For TLS that is its close_notify
         self._interim = 0  # 1xx answers seen before the final one
         self._last = b""  # the last piece that is too short for that: [DONE] often comes alone
         self._left = 0  # body bytes still to come, for LENGTH
@@ -148,6 +150,7 @@ class Upstream(asyncio.Protocol):
             self.close()
 
     def eof_received(self) -> bool:
+        self._ended = True
         return False  # close our side too
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -158,7 +161,9 @@ class Upstream(asyncio.Protocol):
         exchange = self.exchange
         if exchange is None:
             return
-        if self.state == UNTIL_CLOSE and exc is None and not self._ends_early(exchange):
+        if self.state == UNTIL_CLOSE and exc is None and self._cut_off(exchange):
+            exchange.upstream_broken("the connection to the backend ended without TLS saying so")
+        elif self.state == UNTIL_CLOSE and exc is None and not self._ends_early(exchange):
             if self.recode == 2:
                 exchange.relay(b"0\r\n\r\n")
             self._answered()
@@ -180,7 +185,7 @@ class Upstream(asyncio.Protocol):
 
     # --- for the exchange ------------------------------------------------------------------------------------
 
-    def send(self, exchange: Exchange, head: bytes, body: bytes) -> None:
+    def send(self, exchange: Exchange | Hedge, head: bytes, body: bytes) -> None:
         """Write a request and wait for its answer."""
         self.exchange = exchange
         self.requests += 1
@@ -243,7 +248,7 @@ class Upstream(asyncio.Protocol):
 
     # --- inside ----------------------------------------------------------------------------------------------
 
-    def _head(self, data: bytes, exchange: Exchange) -> None:
+    def _head(self, data: bytes, exchange: Exchange | Hedge) -> None:
         buffer = self._buffer + data if self._buffer else data
         self._buffer = b""
         while True:
@@ -290,7 +295,7 @@ class Upstream(asyncio.Protocol):
         self._comment = CUT if found[1] is not None else WHOLE
         return True
 
-    def _relay_comments(self, data: bytes, exchange: Exchange) -> None:
+    def _relay_comments(self, data: bytes, exchange: Exchange | Hedge) -> None:
         """The same as in `data_received`, but for what counts as progress."""
         scanner = self._scanner
         assert scanner is not None
@@ -313,11 +318,15 @@ class Upstream(asyncio.Protocol):
                 self.requests = self.pool.max_requests
             self._answered()
 
-    def _ends_early(self, exchange: Exchange) -> bool:
+    def _ends_early(self, exchange: Exchange | Hedge) -> bool:
         """The framing says that the stream is over; did the engine not say so?"""
         return self.exchange is not None and self.sse and not ends_well(exchange.path, self._last + self.tail)
 
-    def _end_early(self, rest: bytes, exchange: Exchange) -> None:
+    def _cut_off(self, exchange: Exchange | Hedge) -> bool:
+        """May somebody else have ended it? Then only a stream's last word can tell that it is whole (RFC 9112, 9.8)."""
+        return not (self._ended or (self.sse and exchange.path in JUDGED))
+
+    def _end_early(self, rest: bytes, exchange: Exchange | Hedge) -> None:
         """Relay the stream's last bytes, but not its proper end, so that there is room for an error event."""
         if not self.recode:
             events = rest.removesuffix(b"0\r\n\r\n")

@@ -52,7 +52,7 @@ def test_a_bad_file_gets_every_problem_a_count_and_status_2(tmp_path: Path) -> N
         "/f.yaml:2: backends[0].wieght: unknown key 'wieght' (did you mean 'weight'?)\n"
         "/f.yaml:2: backends[0].url: expected http:// or https://, got 'ftp://a'\n"
         "/f.yaml:3: warning: admin: 0.0.0.0:9900 can be reached from other machines, and whoever reaches it "
-        "can see what the fleet does (write 127.0.0.1, or close the port to everyone else)\n"
+        "can see what the fleet does (write 127.0.0.1, or set admin_token_file, or close the port to everyone else)\n"
         "/f.yaml cannot be used: 2 errors, 1 warning\n"
     )
 

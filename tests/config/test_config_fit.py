@@ -41,6 +41,11 @@ def said(text: str) -> list[str]:
          "know who may say for whom a connection is made (set trusted_proxies, such as [10.0.0.0/8])"),
         ("{listen: {address: 'unix:/x', proxy_protocol: true}, trusted_proxies: 10.0.0.0/8}", "listen.proxy_protocol: "
          "needs to know who may say for whom a connection is made (add unix to trusted_proxies)"),
+        # hedging
+        ("{hedging: auto, retries: {attempts: 0}}", "warning: hedging: a hedge counts as a try, and retries.attempts "
+         "is 0: no request is ever hedged (set retries.attempts to 1 or more)"),
+        ("{hedging: 10s, retries: {window: 10s}}", "warning: hedging.delay: 10s is not below retries.window, after "
+         "which no new try begins: no request is ever hedged (raise retries.window above it)"),
         # TLS to backends
         ("backend_tls: {cert: c.pem}", "backend_tls.cert: is of no use without 'key' (set backend_tls.key)"),
         ("backend_tls: {key: k.pem}", "backend_tls.key: is of no use without 'cert' (set backend_tls.cert)"),

@@ -25,7 +25,18 @@ from fairlead.config.load import (
     to_plain,
 )
 from fairlead.config.problems import WARNING, Problem
-from fairlead.config.schema import Address, Backend, Certificate, Config, Listen, Policy, Recording, Shadow
+from fairlead.config.schema import (
+    Address,
+    Backend,
+    Certificate,
+    Config,
+    Decisions,
+    Hedging,
+    Listen,
+    Policy,
+    Recording,
+    Shadow,
+)
 
 ONE = "backends: [http://a:1]\n"
 
@@ -363,6 +374,17 @@ def test_a_recording_needs_a_file_in_a_folder_that_is_there(tmp_path: Path, path
     assert [(p.path, p.message) for p in problems] == [("recording.path", message.format(tmp_path))]
 
 
+def test_a_log_of_decisions_is_a_file_as_a_recording_is(tmp_path: Path) -> None:
+    loaded = load_file(write(tmp_path, ONE + "decisions: d.jsonl"))
+    assert loaded.decisions == Decisions(path=str(tmp_path / "d.jsonl"))
+    for path, message in (
+        ("no/d.jsonl", f"the directory '{tmp_path}/no' is not there"),
+        ("'-'", "decisions go to a file, not to standard output"),
+    ):
+        _, problems = read_file(write(tmp_path, ONE + f"decisions: {path}"))
+        assert [(p.path, p.message) for p in problems] == [("decisions.path", message)]
+
+
 def test_a_shadow_is_a_name_or_a_table_like_a_policy(tmp_path: Path) -> None:
     for written, expected in (
         ("round_robin", Shadow(name="round_robin")),
@@ -398,3 +420,23 @@ def test_what_is_written_back_reads_as_the_same_config(tmp_path: Path) -> None:
         )
     )
     assert parse(to_plain(config), "again") == (config, [])
+
+
+def test_hedging_is_off_and_its_delay_is_a_word_or_a_time() -> None:
+    forms: list[tuple[object, Hedging | None]] = [
+        (None, None),
+        ("auto", Hedging()),
+        ("300ms", Hedging(delay=0.3)),
+        ({}, Hedging(delay="auto", budget=0.05)),
+        ({"delay": "2s", "budget": "1%"}, Hedging(delay=2.0, budget=0.01)),
+    ]
+    for raw, expected in forms:
+        config, problems = parse({"hedging": raw, "backends": ["a:1"]}, "x")
+        assert config is not None, problems
+        assert config.hedging == expected
+        assert parse(to_plain(config), "x")[0] == config
+    config, problems = parse({"hedging": "sometimes", "backends": ["a:1"]}, "x")
+    assert config is None
+    assert said(problems)[0].startswith("hedging: expected auto or a duration")
+    config, problems = parse({"hedging": {"delay": "0s"}, "backends": ["a:1"]}, "x")
+    assert said(problems) == ["hedging.delay: expected a duration from 1ms to 1h, got '0s'"]

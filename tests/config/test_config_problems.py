@@ -55,7 +55,7 @@ def said(problems: list[Problem]) -> list[str]:
         ("listen: {http3: true, address: 'a:1'}", "1: listen.http3: unknown key 'http3' "
          "(did you mean 'http2'?)"),
         ("listen: {quic: true, address: 'a:1'}", "1: listen.quic: unknown key 'quic' "
-         "(known here: address, tls, http2, proxy_protocol)"),
+         "(known here: address, tls, http2, proxy_protocol, half_close)"),
         ("backend_tls: {server_name: 'a b'}", "1: backend_tls.server_name: expected a name of letters, digits "
          "and dashes, such as x-session-id, got 'a b'"),
         ("headers: {set: {X-A: b}}", "1: headers.set: expected a header as `Name: value`, got a table "

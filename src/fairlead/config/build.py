@@ -11,7 +11,8 @@ import asyncio
 import functools
 import logging
 import random
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from time import monotonic
 
@@ -21,34 +22,43 @@ import msgspec
 from fairlead.config.parts import (
     PoolSettings,
     Read,
+    admin_token,
+    alert_rules,
+    hedges,
     limit_settings,
     make_access_log,
     make_balancer,
+    make_decision_log,
     make_listener,
     make_policy,
+    make_tracing,
     pool_settings,
     routes,
-    share_rules,
     timeout_settings,
     warn_unverified,
     watch_settings,
+    webhook_targets,
 )
-from fairlead.config.reload import Reloader, first_rounds
+from fairlead.config.reload import Reloader, Sockets, first_rounds
 from fairlead.config.schema import Backend, Config, Listen
 from fairlead.config.switch import read_switch
 from fairlead.control.access_log import AccessLog
 from fairlead.control.admin import Admin
+from fairlead.control.alerting import Alerting, gather
+from fairlead.control.decision_log import DecisionLogError
+from fairlead.control.gate import AdminToken, TokenProblem
 from fairlead.control.metrics import MetricsPage
 from fairlead.control.notices import Notices
 from fairlead.control.recorder import Recorder
 from fairlead.control.recording import Recording, RecordingError
 from fairlead.control.switching import Switching
+from fairlead.control.takeover import Offered
 from fairlead.control.views import Views
-from fairlead.core.alerts import ShareAlert
+from fairlead.core.alerts.facts import FleetFacts
 from fairlead.core.balancer import Balancer
 from fairlead.feeds.watch import Watch, WatchSettings
 from fairlead.proxy.forwarded import Forwarding
-from fairlead.proxy.listener import Listener, why_not
+from fairlead.proxy.listener import Listener, open_tcp, why_not
 from fairlead.proxy.record import Record
 from fairlead.proxy.service import Service
 from fairlead.proxy.sockets import raise_descriptor_limit
@@ -56,7 +66,7 @@ from fairlead.proxy.tls import TlsProblem
 
 log = logging.getLogger("fairlead")
 
-ALERT_SECONDS = 1.0  # time between two looks at the shares
+ALERT_SECONDS = 1.0  # time between two looks for what deserves an alert
 
 
 class StartError(Exception):
@@ -71,23 +81,42 @@ class Bound:
     admin: str
 
 
-def _url(host: str, port: int, tls: bool) -> str:
+def url_of(host: str, port: int, tls: bool) -> str:
     shown = f"[{host}]" if ":" in host else host
     return f"{'https' if tls else 'http'}://{shown}:{port}"
+
+
+def open_token(config: Config) -> AdminToken | None:
+    """What the admin API's callers have to show; None: nothing. StartError."""
+    try:
+        return admin_token(config)
+    except TokenProblem as problem:
+        raise StartError(f"admin token: {problem}") from None
 
 
 class App:
     """A running Fairlead. Make it inside a running event loop, then `start`, later `stop`."""
 
     def __init__(
-        self, config: Config, *, seed: int | None = None, reread: Read | None = None, source: str | None = None
+        self,
+        config: Config,
+        *,
+        seed: int | None = None,
+        reread: Read | None = None,
+        source: str | None = None,
+        brain: Callable[[Config, random.Random], Balancer] = make_balancer,
     ) -> None:
         """`reread` reads the configuration once more for a reload, from `source`; None: it has no file."""
         self.config = config
         loop = asyncio.get_running_loop()
         self.clock = monotonic
-        self.balancer = make_balancer(config, random.Random(seed))  # noqa: S311 -- spreads load, no secret
+        self.balancer = brain(config, random.Random(seed))  # noqa: S311 -- spreads load, no secret
+        try:
+            self.decisions = make_decision_log(config, self.clock)
+        except DecisionLogError as problem:
+            raise StartError(f"decisions.path: {problem}") from None
         self.access_log, self.recording = self._logs()
+        self.tracing, tracer = make_tracing(config, self.clock, self._engine_of)
         self.recorder = Recorder(self.balancer, *self.sinks())
         descriptors = raise_descriptor_limit()
         self.service = Service(
@@ -102,7 +131,9 @@ class App:
             forwarding=Forwarding(config.trusted_proxies, enabled=config.forwarded),
         )
         self.service.descriptors = descriptors
+        self.service.tracer = self.recorder.tracer = tracer
         self.service.resume, self.service.engine_of = config.resume, self._engine_of
+        self.service.hedges = hedges(config, self.balancer)
         self.switching = Switching(
             config.policy,
             config.shadow,
@@ -113,7 +144,7 @@ class App:
             rng=random.Random(None if seed is None else f"shadow of {seed}"),  # noqa: S311
             tell=self.recording.switched if self.recording is not None else None,
         )
-        self.alert = ShareAlert(share_rules(config))
+        self.alerting = Alerting(alert_rules(config), self.clock, config.admin.port)
         self.reloader = Reloader(self, reread, source)
         self.watches: dict[str, Watch] = {}
         self.pool_settings: dict[str, PoolSettings] = {}  # of the backends' pools
@@ -149,13 +180,24 @@ class App:
 
     def sinks(self) -> list[Callable[[Record], None]]:
         """Who takes the records of finished requests."""
-        sinks = [self.access_log, self.recording.take if self.recording is not None else None]
-        return [sink for sink in sinks if sink is not None]
+        written = [each.take for each in (self.recording, self.decisions, self.tracing) if each is not None]
+        return [self.access_log, *written] if self.access_log is not None else [*written]
 
     # --- life ------------------------------------------------------------------------------------------------
 
-    async def start(self) -> Bound:
-        """Start everything. StartError when an address cannot be had."""
+    async def start(
+        self,
+        given: Sockets | None = None,
+        *,
+        admin: bool = True,
+        recall: Callable[[App], Collection[str]] | None = None,
+    ) -> Bound:
+        """Start everything. StartError when an address cannot be had.
+
+        `given` are listening sockets that are there already, by address ("admin" for the admin listener); the others
+        are opened. Without `admin` another process shows what is in here. `recall` takes over what is known of
+        backends; those are not waited for.
+        """
         config = self.config
         self.listening = [(listen, self._listener(listen)) for listen in config.listen]
         self._session = aiohttp.ClientSession(
@@ -173,22 +215,35 @@ class App:
             settings = watch_settings(config, backend, made.rotation)
             self.watches[backend.name] = self.make_watch(backend, settings, self.balancer)
         self.recorder.on_connect_failure = self._hurry
+        self.alerting.follow(alert_rules(config), webhook_targets(config))
         self.service.wheel.on_tick.append(self._tick)
         self.service.start()
+        known = recall(self) if recall is not None else ()
         for watch in self.watches.values():
             watch.start()
-        await first_rounds([*self.watches.values()])
-        views = Views(self.balancer, self.recorder, self.alert, self.watches, self.clock)
-        page = MetricsPage(self.balancer, self.recorder, self.service, self.alert, self._dropped, self.recording)
-        page.versions = self.reloader.versions
-        self._admin = Admin(self.reloader, views, page, self.switching, self._not_ready)
-        try:
-            admin = _url(*await self._admin.listen(config.admin), tls=False)
-        except OSError as problem:
-            raise StartError(f"admin {config.admin}: {why_not(problem, config.admin.path, 'admin')}") from None
-        data = [await self._open(listener, listen) for listen, listener in self.listening]
+        await first_rounds([watch for id, watch in self.watches.items() if id not in known])
+        self.views = Views(self.balancer, self.recorder, self.alerting, self.watches, self.clock)
+        page = self.page = MetricsPage(
+            self.balancer, self.recorder, self.service, self.alerting, self._dropped, self.recording
+        )
+        page.versions, page.decisions = self.reloader.versions, self.decisions
+        page.tracing = self.tracing
+        for listen, listener in self.listening:  # all before any serves: what fails must not cost a client
+            await self._bind(listener, listen, given or {})
+        url = await self._open_admin((given or {}).get("admin")) if admin else ""
+        data = [await listener.serve() for _, listener in self.listening]
         self.service.rotations.start()
-        return Bound(tuple(data), admin)
+        return Bound(tuple(data), url)
+
+    async def _open_admin(self, given: list[socket.socket] | None) -> str:
+        address = self.config.admin
+        token = open_token(self.config)
+        self._admin = Admin(self.reloader, self.views, self.page, self.switching, self.not_ready, token)
+        try:
+            sockets = given or await open_tcp(self.service.loop, address.host, address.port)
+            return url_of(*await self._admin.listen(sockets), tls=False)
+        except OSError as problem:
+            raise StartError(f"admin {address}: {why_not(problem, address.path, 'admin')}") from None
 
     def make_watch(self, backend: Backend, settings: WatchSettings, balancer: Balancer) -> Watch:
         """A watch that tells `balancer`, not yet started."""
@@ -202,29 +257,72 @@ class App:
         except TlsProblem as problem:
             raise StartError(f"listen {listen.address}: {problem}") from None
 
-    async def _open(self, listener: Listener, listen: Listen) -> str:
-        """Begin to serve on it; its URL."""
+    async def _bind(self, listener: Listener, listen: Listen, given: Sockets) -> None:
+        """Have its address."""
         self.service.listeners.append(listener)
+        sockets = given.get(str(listen.address))
         try:
-            return await listener.open()
+            if sockets is None:
+                await listener.bind()
+            else:
+                listener.adopt(sockets)
         except OSError as problem:
             raise StartError(f"listen {listen.address}: {why_not(problem, listen.address.path, 'listen')}") from None
 
     async def stop(self, drain: float | None = None) -> int:
-        """Drain and let go of everything; the number of requests that had to be broken off."""
-        left = await self.service.drain(self.config.drain if drain is None else drain)
+        """Drain and let go of everything; the number of requests that had to be broken off. `drain` 0: at once."""
+        config = self.config
+        delay = 0.0 if drain == 0.0 else config.drain_delay
+        left = await self.service.ending.drain(config.drain if drain is None else drain, delay)
         await self.service.close()
         for watch in self.watches.values():
             await watch.stop()
+        await self.alerting.close()
         if self._session is not None:
             await self._session.close()
         if self._admin is not None:
             await self._admin.close()
         if self.access_log is not None:
             self.access_log.close()
-        if self.recording is not None:
-            self.recording.close()
+        for written in (self.recording, self.decisions, self.tracing):
+            if written is not None:
+                await asyncio.to_thread(written.close)  # it may wait for a disk, or a collector
         return left
+
+    def reopen_logs(self) -> None:
+        """Their files may have been moved away: begin them again under their names."""
+        for written in (self.access_log, self.recording, self.decisions):
+            if written is not None:
+                written.reopen()
+
+    def own_files(self, addresses: Collection[str]) -> None:
+        """The socket files of these are ours to remove from now on, though others have made them."""
+        for listen, listener in self.listening:
+            if str(listen.address) in addresses:
+                listener.own_file()
+
+    def offered(self) -> Offered:
+        """What a process that takes over gets."""
+        each = {str(listen.address): listener.offered() for listen, listener in self.listening}
+        sockets = {address: sockets for address, (sockets, _) in each.items()}
+        if self._admin is not None:
+            sockets["admin"] = self._admin.sockets
+        return Offered(sockets, [address for address, (_, file) in each.items() if file])
+
+    async def release(self) -> None:
+        """Accept no more: another process has taken over."""
+        for listener in self.service.listeners:
+            listener.hand_on()
+        if self._admin is not None:
+            await self._admin.release()
+
+    async def running(self) -> int:
+        """How many requests are under way."""
+        return len(self.service.exchanges)
+
+    def break_off(self) -> None:
+        """No more patience with requests that still run."""
+        self.service.ending.break_off()
 
     # --- between the parts -----------------------------------------------------------------------------------
 
@@ -252,11 +350,12 @@ class App:
         if now - self._alerted_at >= ALERT_SECONDS:
             self._alerted_at = now
             self._notices.look(now)
-            raised, cleared = self.alert.observe(self.balancer.backends.values(), now)
-            for alert in raised:
-                log.warning("alert %s raised: %s", alert.name, alert.message)
-            for alert in cleared:
-                log.info("alert %s cleared for backend %s", alert.name, alert.backend)
+            if not self.alerting.muted:
+                self.alerting.look(self.facts(now), now)
+
+    def facts(self, now: float) -> FleetFacts:
+        """What alerts look at."""
+        return gather(self.balancer, self.recorder, self.service.rotations, self.reloader.versions, now)
 
     def _hurry(self, backend: str) -> None:
         watch = self.watches.get(backend)
@@ -277,7 +376,8 @@ class App:
         watch = self.watches.get(backend)
         return watch.about.engine if watch is not None else ""
 
-    def _not_ready(self) -> str:
+    def not_ready(self) -> str:
+        """Why it cannot take requests; "" when it can."""
         if self.service.draining:
             return "draining"
         return "" if self.balancer.can_serve(self.clock()) else "no backend is up"

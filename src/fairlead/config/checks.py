@@ -39,8 +39,26 @@ def check_config(config: Config, where: Mapping[int, str], problems: Problems) -
             hint="write 4s, or raise the engines' own keep-alive above it",
             severity=WARNING,
         )
+    _check_hedging(config, problems)
     policy, shadow = config.policy, config.shadow
     check_policies(policy, shadow, where.get(id(policy), "policy"), where.get(id(shadow), "shadow"), problems)
+
+
+def _check_hedging(config: Config, problems: Problems) -> None:
+    """A hedge is a try like any other."""
+    hedging, retries = config.hedging, config.retries
+    if hedging is None:
+        return
+    if not retries.attempts:
+        problems.add(
+            "hedging", "a hedge counts as a try, and retries.attempts is 0: no request is ever hedged",
+            hint="set retries.attempts to 1 or more", severity=WARNING,
+        )  # fmt: skip
+    if not isinstance(hedging.delay, str) and hedging.delay >= retries.window:
+        problems.add(
+            "hedging.delay", f"{format_duration(hedging.delay)} is not below retries.window, after which no new try "
+            "begins: no request is ever hedged", hint="raise retries.window above it", severity=WARNING,
+        )  # fmt: skip
 
 
 def check_policies(policy: Policy, shadow: Policy | None, path: str, shadow_path: str, problems: Problems) -> None:
@@ -166,12 +184,12 @@ def _check_addresses(config: Config, where: Mapping[int, str], problems: Problem
         )  # fmt: skip
         return
     _refuse_overlap(config.admin, "admin", taken, problems)
-    if not is_loopback(config.admin.host):
+    if not is_loopback(config.admin.host) and config.admin_token_file is None:
         problems.add(
             "admin",
             f"{config.admin} can be reached from other machines, and whoever reaches it can see what the fleet does",
             value=str(config.admin),
-            hint="write 127.0.0.1, or close the port to everyone else",
+            hint="write 127.0.0.1, or set admin_token_file, or close the port to everyone else",
             severity=WARNING,
         )
 

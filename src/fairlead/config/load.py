@@ -4,13 +4,15 @@
 warnings may come with it. `load_file` and `from_targets` raise `ConfigError` instead of returning None.
 Rule 1: everything that is wrong is said in one go, each with its file, line, path and what to write.
 Rule 2: this is the only part of the schema's world that opens files: the config itself, certificates
-        and keys, and it looks whether the folders of access log, recording and Unix sockets are there.
+        and keys, and it looks whether the folders of access log, recording and Unix sockets are there, and whether
+        what the options need is installed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import os
 import ssl
 import stat
@@ -30,6 +32,7 @@ __all__ = [
 ]  # fmt: skip
 
 LARGEST_FILE: Final = 1024 * 1024
+EXPORTER: Final = "opentelemetry.exporter.otlp.proto.http"  # of the extra otel
 COMMAND_LINE: Final = "command line"
 
 
@@ -112,6 +115,22 @@ def check_files(config: Config, problems: Problems) -> None:
         if Path(config.recording.path).name == "-":
             problems.add("recording.path", "a recording goes to a file, not to standard output", hint="name a file")
         _check_output(config.recording.path, "recording.path", problems)
+    if config.tracing is not None:
+        _check_tracing(problems)
+    if config.decisions is not None:
+        if Path(config.decisions.path).name == "-":
+            problems.add("decisions.path", "decisions go to a file, not to standard output", hint="name a file")
+        _check_output(config.decisions.path, "decisions.path", problems)
+
+
+def _check_tracing(problems: Problems) -> None:
+    """What sends spans is an extra: a fleet that traces nothing has no use for it."""
+    try:
+        found = importlib.util.find_spec(EXPORTER) is not None
+    except ModuleNotFoundError:  # not even the packages that it lies in
+        found = False
+    if not found:
+        problems.add("tracing", "needs a part that is not installed", hint="pip install fairlead[otel]")
 
 
 def _check_output(file: str, path: str, problems: Problems) -> None:

@@ -6,21 +6,36 @@ Used at the start and again at each reload, so that both read every option alike
 from __future__ import annotations
 
 import logging
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import urlsplit
 
 from fairlead.config import schema
 from fairlead.config.problems import Problem
 from fairlead.config.schema import Backend, Config, Limits, Listen
 from fairlead.control.access_log import AccessLog
+from fairlead.control.decision_log import DecisionLog
+from fairlead.control.gate import VARIABLE, AdminToken
 from fairlead.control.log_formats import renderer
-from fairlead.core.alerts import ShareRules
+from fairlead.control.tracing import Tracing
+from fairlead.control.webhooks import Target
+from fairlead.core.alerts.rules import (
+    STALE_READINGS,
+    STALE_SECONDS,
+    AlertRules,
+    ErrorRules,
+    QueueRules,
+    ShareRules,
+    TtftRules,
+)
 from fairlead.core.balancer import Balancer
 from fairlead.core.health.passive import OutlierRules
+from fairlead.core.hedge import HedgeRules, Hedges
 from fairlead.core.policies.registry import make
-from fairlead.core.retry import RetryRules
+from fairlead.core.retry import BUDGET_FLOOR, RetryRules
 from fairlead.core.view import Policy
 from fairlead.feeds.watch import WatchSettings
 from fairlead.proxy.listener import Listener, ListenSettings
@@ -28,6 +43,7 @@ from fairlead.proxy.pool import Pool
 from fairlead.proxy.service import LimitSettings, Route, Service, TimeoutSettings
 from fairlead.proxy.sockets import fitting_connections
 from fairlead.proxy.tls import ClientTls, Pair, Rotation, Rotations, ServerTls
+from fairlead.proxy.trace import Tracer
 
 log = logging.getLogger("fairlead")
 
@@ -52,7 +68,22 @@ def make_policy(policy: schema.Policy) -> Policy:
 
 def retry_rules(config: Config) -> RetryRules:
     retries = config.retries
-    return RetryRules(retries.attempts, frozenset(retries.on), retries.window, retries.budget, retries.breaks)
+    return RetryRules(
+        retries.attempts, frozenset(retries.on), retries.window, retries.budget, retries.breaks,
+        floor=BUDGET_FLOOR / config.workers,
+    )  # fmt: skip
+
+
+def hedges(config: Config, balancer: Balancer, old: Hedges | None = None) -> Hedges | None:
+    """Who decides on hedges; None: nobody. What the old one has learned stays."""
+    hedging = config.hedging
+    if hedging is None:
+        return None
+    rules = HedgeRules(None if isinstance(hedging.delay, str) else hedging.delay, hedging.budget)
+    if old is None:
+        return Hedges(balancer, rules)
+    old.rules = rules
+    return old
 
 
 def outlier_rules(config: Config) -> OutlierRules:
@@ -62,9 +93,9 @@ def outlier_rules(config: Config) -> OutlierRules:
     )
 
 
-def make_balancer(config: Config, rng: random.Random) -> Balancer:
+def make_balancer(config: Config, rng: random.Random, kind: type[Balancer] = Balancer) -> Balancer:
     """The brain for a configuration, with its backends, not yet probed."""
-    balancer = Balancer(make_policy(config.policy), rng, retry=retry_rules(config))
+    balancer = kind(make_policy(config.policy), rng, retry=retry_rules(config))
     set_health(balancer, config)
     for backend in config.backends:
         balancer.add(
@@ -90,9 +121,27 @@ def set_health(balancer: Balancer, config: Config) -> None:
     )
 
 
-def share_rules(config: Config) -> ShareRules:
-    share = config.alerts.share
-    return ShareRules(share.threshold, share.window, share.min_requests)
+# --- alerts --------------------------------------------------------------------------------------------------
+
+
+def alert_rules(config: Config) -> AlertRules:
+    alerts = config.alerts
+    share, tokens, errors, queue, ttft = alerts.share, alerts.tokens, alerts.errors, alerts.queue, alerts.ttft
+    return AlertRules(
+        share=ShareRules(share.threshold, share.window, share.min_requests),
+        tokens=ShareRules(tokens.threshold, tokens.window, tokens.min_requests),
+        errors=ErrorRules(errors.threshold, errors.window, errors.min_errors),
+        queue=QueueRules(queue.waiting, queue.window),
+        ttft=None if ttft is None else TtftRules(ttft.target, ttft.within, ttft.window, ttft.min_requests),
+        slow=alerts.slow,
+        stale=max(STALE_SECONDS, STALE_READINGS * config.metrics.interval),
+        certificate=alerts.certificate,
+        off=frozenset(alerts.off),
+    )
+
+
+def webhook_targets(config: Config) -> list[Target]:
+    return [Target(w.url, w.format, w.headers, w.send_resolved, w.per_minute) for w in config.alerts.webhooks]
 
 
 # --- the data plane ------------------------------------------------------------------------------------------
@@ -121,16 +170,21 @@ def limit_settings(config: Config, descriptors: int) -> LimitSettings:
         headers=limits.headers,
         connections=_connections(config, descriptors),
         streams=limits.streams,
-        body_memory=limits.body_memory,
+        body_memory=_part(limits.body_memory, config),
     )
+
+
+def _part(limit: int, config: Config) -> int:
+    """What one of the workers may have of it."""
+    return -(-limit // config.workers)
 
 
 def _connections(config: Config, descriptors: int) -> int:
     """How many client connections to allow: as configured, or what this process has file descriptors for."""
-    wanted = config.limits.connections
+    wanted = _part(config.limits.connections, config)
     fitting = fitting_connections(wanted, descriptors, len(config.backends))
     if fitting < wanted:
-        usual = wanted == Limits().connections  # nobody asked for so many
+        usual = config.limits.connections == Limits().connections  # nobody asked for so many
         log.log(
             logging.DEBUG if usual else logging.WARNING,
             "limits.connections: lowered from %d to %d, as this process may open %d files (ulimit -Hn) and each "
@@ -156,7 +210,14 @@ def server_tls(listen: Listen) -> ServerTls | None:
 def make_listener(service: Service, listen: Listen) -> Listener:
     """A listener with its certificates, not yet open. TlsProblem."""
     address, tls = listen.address, server_tls(listen)
-    settings = ListenSettings(address.host, address.port, address.path, listen.http2, listen.proxy_protocol)
+    settings = ListenSettings(
+        address.host,
+        address.port,
+        address.path,
+        listen.http2,
+        listen.proxy_protocol,
+        half_close=listen.half_close == "allow",
+    )
     rotation = service.rotations.server(f"listen {address}", tls) if tls is not None else None
     return Listener(service, settings, rotation)
 
@@ -236,6 +297,7 @@ def watch_settings(config: Config, backend: Backend, rotation: Rotation | None) 
         models=frozenset(backend.models) if backend.models else None,
         server_name=(backend.tls or config.backend_tls).server_name if rotation is not None else None,
         context=rotation.current if rotation is not None else None,
+        canary_timeout=config.health.no_progress if config.health.canary == "auto" else 0.0,
     )
 
 
@@ -248,7 +310,37 @@ def _headers(config: Config, backend: Backend) -> tuple[str, ...]:
 # --- logs ----------------------------------------------------------------------------------------------------
 
 
+def admin_token(config: Config) -> AdminToken | None:
+    """From the environment, else from the file that the configuration names. TokenProblem."""
+    text = os.environ.get(VARIABLE, "")
+    if text:
+        return AdminToken(text=text)
+    return None if config.admin_token_file is None else AdminToken(file=config.admin_token_file)
+
+
 def make_access_log(config: Config, clock: Callable[[], float]) -> AccessLog | None:
     """OSError when its file cannot be opened."""
     wanted = config.access_log
     return AccessLog(wanted.path, renderer(wanted.format, wanted.template), clock) if wanted.enabled else None
+
+
+def make_decision_log(config: Config, clock: Callable[[], float]) -> DecisionLog | None:
+    """DecisionLogError when its file cannot be written."""
+    wanted = config.decisions
+    return DecisionLog(wanted.path, clock=clock, max_bytes=wanted.max_bytes, keep=wanted.keep) if wanted else None
+
+
+def make_tracing(
+    config: Config, clock: Callable[[], float], engine_of: Callable[[str], str]
+) -> tuple[Tracing | None, Tracer | None]:
+    """Who tells the collector of requests, and who begins their traces. ImportError without the extra for it."""
+    wanted = config.tracing
+    if wanted is None:
+        return None, None
+    from fairlead.control.tracing_otlp import Otlp  # an extra, and slow to import
+
+    endpoint = (
+        wanted.endpoint if urlsplit(wanted.endpoint).path.strip("/") else f"{wanted.endpoint.rstrip('/')}/v1/traces"
+    )
+    headers = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in wanted.headers)}
+    return Tracing(Otlp(endpoint, headers, wanted.service_name), clock, engine_of), Tracer(wanted.sample)

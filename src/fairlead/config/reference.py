@@ -65,8 +65,12 @@ def _introduction(table: type[Any], path: str) -> str:
 
 
 def _example(table: type[Any], short: str) -> str:
-    kind = options_of(table)[short][0].kind
-    examples = {"address": "0.0.0.0:8080", "url": "http://gpu1:8000", "bool": "off", "file": "trace.jsonl"}
+    option = options_of(table)[short][0]
+    kind = option.kind
+    examples = {
+        "address": "0.0.0.0:8080", "url": "http://gpu1:8000", "bool": "off", "file": "trace.jsonl",
+        "link": "http://collector:4318", "duration": "auto" if option.choices else "2s",
+    }  # fmt: skip
     return examples.get(kind, "round_robin")
 
 

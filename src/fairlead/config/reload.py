@@ -7,23 +7,26 @@ something is not, it is let go of, and nothing has changed. Then what is out of 
 Rule 1: a backend of the same name and URL is the same one: what was learned of it stays. Any other begins anew.
 Rule 2: requests keep the route and the headers that they began with; those on a backend that leaves finish there.
 Rule 3: settings are replaced whole, never changed in their inside, so that nobody sees half of a change.
-Rule 4: one change at a time, in the order in which they were asked for.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import functools
 import logging
+import socket
+from collections.abc import Mapping
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fairlead.config import fleet
+from fairlead.config.changes import Changes, Step
 from fairlead.config.parts import (
     PoolSettings,
     Read,
+    alert_rules,
+    hedges,
     limit_settings,
     make_access_log,
     make_balancer,
@@ -32,15 +35,15 @@ from fairlead.config.parts import (
     retry_rules,
     routes,
     set_health,
-    share_rules,
     timeout_settings,
     warn_unverified,
     watch_settings,
+    webhook_targets,
 )
-from fairlead.config.problems import ERROR, Problem
-from fairlead.config.schema import Backend, Config, Listen, options_of
+from fairlead.config.problems import Problem
+from fairlead.config.schema import Backend, Config, Listen
 from fairlead.config.switch import read_switch
-from fairlead.control.fleet import Refused, Versions
+from fairlead.control.fleet import Refused
 from fairlead.feeds.watch import Watch
 from fairlead.proxy.forwarded import Forwarding
 from fairlead.proxy.listener import Listener, why_not
@@ -51,130 +54,64 @@ if TYPE_CHECKING:
     from fairlead.config.build import App
     from fairlead.control.access_log import AccessLog
     from fairlead.proxy.exchange import Exchange
+    from fairlead.proxy.hedge import Hedge
 
 log = logging.getLogger("fairlead")
 
 FIRST_ROUND_SECONDS = 3.0  # how long to wait for a first word of new backends
-FIXED = ("admin", "recording")  # options that only a start reads
+
+Sockets = Mapping[str, list[socket.socket]]
+"""Listening sockets by the address that they are for, as it stands in the configuration."""
 
 
-class Reloader:
-    """Changes the configuration of a running App. The admin API's way in, and the signal's."""
+class Reloader(Changes):
+    """Changes the configuration of a running App."""
 
     def __init__(self, app: App, read: Read | None, source: str | None) -> None:
         """`read` reads the configuration once more; None: it came from the command line."""
+        super().__init__(read, source)
         self._app = app
-        self.read = read
-        self.versions = Versions(source)
-        self._turn = asyncio.Lock()
 
     @property
     def config(self) -> Config:
         return self._app.config
 
-    # --- what may be asked for -------------------------------------------------------------------------------
-
-    async def reload(self) -> dict[str, Any]:
-        """Read the file again and apply it. Refused."""
-        try:
-            async with self._turn:
-                told = await self._reload()
-        except Refused as refusal:
-            self.versions.refused(refusal)
-            log.error("reload refused, version %d stays in force: %s", self.versions.number, refusal)
-            for row in refusal.problems:
-                log.error("reload: %s", _line(row))
-            raise
-        log.info("reload: version %d is in force", self.versions.number)
-        return told
-
-    async def _reload(self) -> dict[str, Any]:
-        if self.read is None:
-            raise Refused(409, "there is no file to read again: the engines were given on the command line")
-        config, problems = await asyncio.to_thread(self.read)  # it may be long, and lie on a network
-        errors = [problem for problem in problems if problem.severity == ERROR]
-        if config is None:
-            count = f"{len(errors)} problem{'s' if len(errors) != 1 else ''}"
-            raise Refused(400, f"the file has {count}: nothing was changed", fleet.as_rows(errors))
-        old = self.config
-        later = [name for name in FIXED if getattr(config, name) != getattr(old, name)]
-        config = dataclasses.replace(config, **{name: getattr(old, name) for name in FIXED})
-        differences = _differences(old, config)
-        await self._apply(config, from_file=True)
-        self.versions.applied(needs_restart=later)
-        for name in later:
-            log.warning("reload: a new value for %s waits for a restart", name)
-        rotations = self._app.service.rotations
-        rotations.start()
-        await asyncio.to_thread(rotations.look)
-        return {
-            "version": self.versions.number,
-            **differences,
-            "needs_restart": later,
-            "warnings": fleet.as_rows([problem for problem in problems if problem.severity != ERROR]),
-        }
-
-    async def add(self, body: object) -> dict[str, Any]:
-        """A backend joins. Refused."""
-        async with self._turn:
-            with _as_refused():
-                config, backend = await asyncio.to_thread(fleet.added, body, self.config)
-            await self._apply(config)
-            return self._changed(backend.name, f"backend {backend.name}: added")
-
-    async def change(self, id: str, body: object) -> dict[str, Any]:
-        """Other options for a backend. Refused."""
-        async with self._turn:
-            self._known(id)
-            with _as_refused():
-                change = await asyncio.to_thread(fleet.changed, id, body, self.config)
-            await self._apply(change.config)
-            if change.drain is not None:
-                self._app.balancer.set_draining(id, change.drain)
-            return self._changed(id, change.told)
-
-    async def remove(self, id: str, *, force: bool) -> dict[str, Any]:
-        """A backend leaves; `force` breaks its requests as the engine's death would. Refused."""
-        async with self._turn:
-            self._known(id)
-            with _as_refused():
-                config = await asyncio.to_thread(fleet.without, id, self.config)
-            service = self._app.service
-            running = service.running_on(id)
-            await self._apply(config)
-            if force:
-                for exchange in service.running_on(id):
-                    _take_away(exchange)
-            told = self._changed(id, f"backend {id}: removed")
-            return {**told, ("broken" if force else "running"): len(running)}
-
-    def _known(self, id: str) -> None:
-        if not any(backend.name == id for backend in self.config.backends):
-            raise Refused(404, f"no such backend: {id!r:.100}; GET /api/backends lists their ids")
-
-    def _changed(self, id: str, change: str) -> dict[str, Any]:
-        self.versions.applied(change)
-        log.info("%s, by the admin API; version %d is in force until the next reload", change, self.versions.number)
-        lasts = "until the next reload, which reads the file again" if self.read else "until the next start"
-        return {"id": id, "version": self.versions.number, "lasts": lasts}
-
     # --- applying --------------------------------------------------------------------------------------------
 
-    async def _apply(self, config: Config, *, from_file: bool = False) -> None:
-        """Make `config` the one in force. Refused when something of it cannot be had."""
+    async def _apply(self, step: Step) -> int:
+        return await self.commit(await self.prepare(step))
+
+    async def prepare(self, step: Step, given: Sockets | None = None) -> Ready:
+        """The first half: all that can fail. Follow it with `commit` or `drop`. Refused.
+
+        `given` are sockets for new addresses, where somebody else has opened them.
+        """
         app = self._app
         if app.service.draining:
             raise Refused(409, "it is about to stop: nothing is changed any more")
         old = {backend.name: backend for backend in app.config.backends}
-        newcomers = [b for b in config.backends if b.name not in old or old[b.name].url != b.url]
-        ready = _Ready(app, config, newcomers)
+        newcomers = [b for b in step.config.backends if b.name not in old or old[b.name].url != b.url]
+        ready = Ready(app, step, newcomers, given)
         try:
-            await ready.make(new_log=from_file)
+            await ready.make()
         except BaseException:
-            await ready.drop()
-            app.keep_rotations()
+            await self.drop(ready)
             raise
-        left = self._take_over(config, ready, newcomers, from_file)
+        return ready
+
+    async def drop(self, ready: Ready) -> None:
+        """It came to nothing."""
+        await ready.drop()
+        self._app.keep_rotations()
+
+    async def commit(self, ready: Ready) -> int:
+        """The second half; how many requests ran on the backend that leaves by it."""
+        app, step = self._app, ready.step
+        running = len(app.service.running_on(step.leaves)) if step.leaves else 0
+        left = self._take_over(step.config, ready, ready.newcomers, step.from_file)
+        app.recorder.version = step.version
+        if step.drain is not None:
+            app.balancer.set_draining(*step.drain)
         for listener in ready.opened:
             log.info("listening on %s", await listener.serve())
         for listener in ready.out_of_use:
@@ -182,11 +119,18 @@ class Reloader:
         app.keep_rotations()
         for watch in left:
             await watch.stop()
+        if step.force:
+            for exchange in app.service.running_on(step.leaves):
+                _take_away(exchange)
         if ready.old_log is not None:
             await asyncio.to_thread(ready.old_log.close)  # it may wait for a slow disk
             app.log_closed(ready.old_log)
+        if step.from_file:
+            app.service.rotations.start()
+            await asyncio.to_thread(app.service.rotations.look)
+        return running
 
-    def _take_over(self, config: Config, ready: _Ready, newcomers: list[Backend], from_file: bool) -> list[Watch]:
+    def _take_over(self, config: Config, ready: Ready, newcomers: list[Backend], from_file: bool) -> list[Watch]:
         """The step; watches to be stopped are returned. No await in here."""
         app = self._app
         balancer, service = app.balancer, app.service
@@ -223,11 +167,12 @@ class Reloader:
         service.timeouts = timeout_settings(config)
         service.limits = limit_settings(config, service.descriptors)
         service.resume = config.resume
-        service.memory.limit = config.limits.body_memory
+        service.hedges = hedges(config, balancer, service.hedges)
+        service.memory.limit = service.limits.body_memory
         service.set_routes(routes(config))
         if (config.trusted_proxies, config.forwarded) != (app.config.trusted_proxies, app.config.forwarded):
             service.forwarding = Forwarding(config.trusted_proxies, enabled=config.forwarded)
-        app.alert.rules = share_rules(config)
+        app.alerting.follow(alert_rules(config), webhook_targets(config))
         if from_file:
             configured = config.policy, config.shadow
             app.switching.follow(*configured, functools.partial(read_switch, configured=configured))
@@ -238,11 +183,13 @@ class Reloader:
         return left
 
 
-class _Ready:
+class Ready:
     """What a change needs, made beside what runs."""
 
-    def __init__(self, app: App, config: Config, newcomers: list[Backend]) -> None:
-        self._app, self._config, self._newcomers = app, config, newcomers
+    def __init__(self, app: App, step: Step, newcomers: list[Backend], given: Sockets | None) -> None:
+        config = step.config
+        self.step, self.newcomers = step, newcomers
+        self._app, self._config, self._given = app, config, given
         self.pool_settings: dict[str, PoolSettings] = {}
         self.pools: dict[str, Pool] = {}  # new ones
         # Newcomers are probed on a balancer of their own: nobody sees them before they are part of the fleet.
@@ -254,7 +201,7 @@ class _Ready:
         self.access_log: AccessLog | None = app.access_log
         self.old_log: AccessLog | None = None  # set once the new one is in use
 
-    async def make(self, *, new_log: bool) -> None:
+    async def make(self) -> None:
         """Everything that can fail. Refused."""
         app, config = self._app, self._config
         for index, backend in enumerate(config.backends):
@@ -266,12 +213,12 @@ class _Ready:
             if made != app.pool_settings.get(backend.name):
                 self.pools[backend.name] = made.make(backend.name, app.service.via)
         unchanged = config.access_log == app.config.access_log
-        if new_log and not (unchanged and config.access_log.path == "-"):  # a file may have been moved away
+        if self.step.from_file and not (unchanged and config.access_log.path == "-"):  # a file may have been moved away
             try:
                 self.access_log = await asyncio.to_thread(make_access_log, config, app.clock)
             except OSError as problem:
                 raise _refused("access_log.path", f"{config.access_log.path}: {problem.strerror}") from None
-        for backend in self._newcomers:
+        for backend in self.newcomers:
             warn_unverified(config, backend)
             rotation = self.pool_settings[backend.name].rotation
             watch = app.make_watch(backend, watch_settings(config, backend, rotation), self.staged)
@@ -303,6 +250,8 @@ class _Ready:
             if heir_of is not None:
                 listener.inherit(heir_of)
                 self.out_of_use.append(heir_of)
+            elif self._given is not None:
+                listener.adopt(self._given[str(listen.address)])
             else:
                 await listener.bind()
         except TlsProblem as problem:
@@ -332,7 +281,7 @@ async def first_rounds(watches: list[Watch]) -> None:
             task.cancel()
 
 
-def _take_away(exchange: Exchange) -> None:
+def _take_away(exchange: Exchange | Hedge) -> None:
     """Break it as its engine's death would: tried again elsewhere where that is safe, told to the client where not."""
     upstream = exchange.upstream
     if upstream is not None and upstream.connecting is not None:
@@ -344,30 +293,3 @@ def _take_away(exchange: Exchange) -> None:
 def _refused(path: str, message: str) -> Refused:
     problem = Problem(source="", path=path, message=message)
     return Refused(400, "what the file asks for cannot be had: nothing was changed", fleet.as_rows([problem]))
-
-
-@contextlib.contextmanager
-def _as_refused() -> Any:
-    try:
-        yield
-    except fleet.FleetError as problem:
-        raise Refused(problem.status, str(problem), fleet.as_rows(problem.problems)) from None
-
-
-def _differences(old: Config, new: Config) -> dict[str, Any]:
-    """What a reload changes: names of backends and of options."""
-    before, after = ({b.name: b for b in config.backends} for config in (old, new))
-    same = [id for id in before if id in after and before[id].url == after[id].url]
-    options = [name for name in options_of(Config) if name != "backends" and getattr(old, name) != getattr(new, name)]
-    return {
-        "added": [id for id in after if id not in same],
-        "removed": [id for id in before if id not in same],
-        "changed": [id for id in same if before[id] != after[id]],
-        "options": options,
-    }
-
-
-def _line(row: dict[str, Any]) -> str:
-    hint = f" ({row['hint']})" if row["hint"] else ""
-    place = f"line {row['line']}: " if row["line"] else ""
-    return f"{place}{row['path'] + ': ' if row['path'] else ''}{row['message']}{hint}"

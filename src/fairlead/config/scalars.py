@@ -156,6 +156,18 @@ def read_link(raw: object, option: Option) -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}{port_text}{path}"
 
 
+def read_secret_url(raw: object, option: Option) -> str:
+    """A URL that may hold a key, in its path or after a ?; it is sent as it stands."""
+    if not isinstance(raw, str) or not raw.lower().startswith(("http://", "https://")):
+        raise UnitError("a URL that begins with http:// or https://")
+    if not raw.isascii() or not raw.isprintable() or " " in raw or len(raw) > _LONGEST_TEXT:
+        raise UnitError(f"a URL of printable ASCII without spaces, at most {_LONGEST_TEXT} characters")
+    if "@" in raw.partition("://")[2].partition("/")[0]:
+        raise UnitError("a URL without a user name", "write it into headers, as Authorization")
+    read_link(raw.partition("?")[0], option)
+    return raw
+
+
 def read_http_path(raw: object, option: Option) -> str:
     if isinstance(raw, str) and raw in option.choices:
         return raw
@@ -225,8 +237,19 @@ def _socket_path(raw: str) -> str:
     return path
 
 
+def read_duration(raw: object, option: Option) -> float | str:
+    """A duration; or one of the words that this option knows."""
+    if isinstance(raw, str) and raw in option.choices:
+        return raw
+    try:
+        return parse_duration(raw)
+    except UnitError as error:
+        words = "".join(f"{word} or " for word in option.choices)
+        raise UnitError(words + error.expected, error.hint) from None
+
+
 def check_range(value: Any, kind: str, option: Option) -> None:
-    if value == 0 and option.zero:
+    if (value == 0 and option.zero) or value in option.choices:
         return
     low_ok = option.low is None or value >= option.low
     high_ok = option.high is None or value <= option.high
@@ -318,7 +341,8 @@ def _choice_schema(option: Option) -> dict[str, Any]:
 
 def _unit_schema(pattern: str, **number: Any) -> Callable[[Option], dict[str, Any]]:
     def schema(option: Option) -> dict[str, Any]:
-        branches: list[dict[str, Any]] = [{"type": "string", "pattern": pattern}]
+        branches: list[dict[str, Any]] = [{"const": word} for word in option.choices]
+        branches.append({"type": "string", "pattern": pattern})
         if number:
             branches.append(dict(number))
         elif option.zero or option.low == 0:
@@ -330,8 +354,8 @@ def _unit_schema(pattern: str, **number: Any) -> Callable[[Option], dict[str, An
 
 KINDS: Final[dict[str, Kind]] = {
     "duration": Kind(
-        lambda raw, option: parse_duration(raw), format_duration, _unit_schema(DURATION_PATTERN),
-        "duration", "a duration", ranged=True,
+        read_duration, lambda value: value if isinstance(value, str) else format_duration(value),
+        _unit_schema(DURATION_PATTERN), "duration", "a duration", ranged=True,
     ),
     "size": Kind(
         lambda raw, option: parse_size(raw), lambda size: format_size(int(size)),
@@ -360,6 +384,10 @@ KINDS: Final[dict[str, Kind]] = {
     "address": Kind(read_address, str, _text(r"^.+:[0-9]{1,5}$|^unix:/"), "HOST:PORT"),
     "url": Kind(read_url, _plain, _text(r"^([hH][tT][tT][pP][sS]?://)?[^?#@]+$|^unix:/"), "URL"),
     "link": Kind(read_link, _plain, _text(r"^([hH][tT][tT][pP][sS]?://)?[^?#@]+$"), "URL"),
+    "secret_url": Kind(
+        read_secret_url, _plain, _text(r"^[hH][tT][tT][pP][sS]?://"), "URL",
+        show=lambda raw: "other text" if isinstance(raw, str) else shown(raw),
+    ),
     "http_path": Kind(
         read_http_path, _plain,
         lambda option: {"anyOf": [{"enum": list(option.choices)}, {"type": "string", "pattern": "^/"}]}

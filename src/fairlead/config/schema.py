@@ -40,10 +40,14 @@ ENGINES: Final = (
     "auto", "vllm", "sglang", "trtllm", "triton", "triton-openai", "tgi", "llamacpp", "lmdeploy", "ollama", "generic",
 )  # fmt: skip
 RETRY_REASONS: Final = ("connect", "timeout", "429", "500", "502", "503", "504")
+ALERTS: Final = (
+    "backend_share", "token_share", "no_backend", "backend_down", "panic", "errors", "retry_budget", "ttft",
+    "queue_growing", "slow_backend", "metrics_stale", "prefix_distrusted", "certificate", "reload_refused",
+)  # fmt: skip
 TEMPLATE_NAMES: Final = (  # what an access log's template may speak of, each after a $
     "time_local", "time_iso8601", "remote_addr", "request_method", "request_path", "status", "body_bytes_sent",
     "request_time", "upstream_addr", "upstream_tries", "ttft", "model", "prompt_tokens", "output_tokens", "outcome",
-    "error", "request_id",
+    "error", "request_id", "config_version",
 )  # fmt: skip
 
 
@@ -87,6 +91,10 @@ SHORTHAND: Final[dict[str, str]] = {
     "Shadow": "name",
     "AccessLog": "enabled",
     "Recording": "path",
+    "Tracing": "endpoint",
+    "Decisions": "path",
+    "Hedging": "delay",
+    "FirstToken": "target",
 }
 
 
@@ -167,6 +175,10 @@ class Listen:
     proxy_protocol: bool = option(
         "bool", "connections from `trusted_proxies` begin with a PROXY protocol header, version 1 or 2", False
     )
+    half_close: str = option(
+        "choice", "what a client that ends only its sending side has done: left (abort), or not (allow; not with TLS)",
+        "abort", choices=("abort", "allow"),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,6 +322,17 @@ class Retries:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hedging:
+    """When a second backend is asked while the first has not begun to answer (docs/hedging.md)."""
+
+    delay: float | str = option(
+        "duration", "a request waits so long before it is hedged; auto: longer than 19 of 20 did lately", "auto",
+        low=0.001, high=3600.0, choices=("auto",),
+    )  # fmt: skip
+    budget: float = option("percent", "most hedges, as a share of the requests", 0.05, low=0.001, high=1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """When a backend counts as up or down."""
 
@@ -337,6 +360,10 @@ class Health:
     no_progress: float = option(
         "duration", "a backend with work at hand gives no token for so long, while others do: it is frozen; 0: never",
         10.0, low=1.0, high=DAY, zero=True,
+    )  # fmt: skip
+    canary: str = option(
+        "choice", "who is sent first to a backend that hung: auto: a token that Fairlead asks for itself, where the "
+        "engine is known; off: a request", "auto", choices=("auto", "off"),
     )  # fmt: skip
     outlier_factor: float | None = option(
         "float", "times slower than the others at which a backend is rested; unset: it only gets less", None,
@@ -405,6 +432,32 @@ class Recording:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Decisions:
+    """A line of JSON for each request: who could have had it, what the policy saw, what came of it; never its text."""
+
+    path: str = option("file", "a file, relative to this one")
+    max_bytes: int = option(
+        "size", "a file that reaches this becomes FILE.1, and a new one is begun", 64 * MIB, low=64 * KIB,
+        high=1024 * 1024 * MIB,
+    )  # fmt: skip
+    keep: int = option("int", "files kept, the oldest is deleted", 4, low=1, high=1000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tracing:
+    """Spans of OpenTelemetry for each request and each try at a backend (docs/tracing.md)."""
+
+    endpoint: str = option("link", "the collector that takes OTLP over HTTP; without a path, /v1/traces is asked")
+    headers: tuple[str, ...] = option(
+        "header", "`Name: value` to send to the collector, such as its key", (), many=True, default_text="none"
+    )
+    sample: float = option(
+        "percent", "share of the requests that is kept, of those whose clients tell of no trace", 1.0, low=0.0, high=1.0
+    )
+    service_name: str = option("text", "what the collector knows us by", "fairlead")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
     """Alert: one backend takes most of the traffic."""
 
@@ -414,10 +467,71 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenShare:
+    """Alert: one backend gets most of the tokens."""
+
+    threshold: float = option("percent", "share of the tokens that raises it", 0.8, low=0.01, high=1.0)
+    window: float = option("duration", "over this time", 300.0, low=1.0, high=DAY)
+    min_requests: int = option("int", "with fewer requests than this, stay silent", 100, low=1, high=1_000_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorRate:
+    """Alert: a backend fails."""
+
+    threshold: float = option("percent", "share of the tries that raises it", 0.1, low=0.001, high=1.0)
+    window: float = option("duration", "over this time", 300.0, low=1.0, high=DAY)
+    min_errors: int = option("int", "with fewer failed tries than this, stay silent", 5, low=1, high=1_000_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueGrowth:
+    """Alert: an engine's queue grows."""
+
+    waiting: int = option("int", "with so many waiting requests or fewer, stay silent", 10, low=1, high=1_000_000)
+    window: float = option("duration", "it has grown over this time", 600.0, low=10.0, high=DAY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstToken:
+    """Alert: clients wait too long for the first token."""
+
+    target: float = option("duration", "an answer is to begin within this time", low=0.001, high=DAY)
+    within: float = option("percent", "share of the answers that has to", 0.95, low=0.01, high=0.9999)
+    window: float = option("duration", "over this time", 300.0, low=1.0, high=DAY)
+    min_requests: int = option("int", "with fewer answers than this, stay silent", 20, low=1, high=1_000_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Webhook:
+    """Who is told of alerts, by HTTP POST."""
+
+    url: str = option("secret_url", "where to; it is never shown, for whoever has it may write there")
+    format: str = option("choice", "what a message looks like", "json", choices=("slack", "alertmanager", "json"))
+    headers: tuple[str, ...] = option(
+        "header", "`Name: value` to send along, such as an Authorization", (), many=True, default_text="none"
+    )
+    send_resolved: bool = option("bool", "tell of alerts that ended, too", True)
+    per_minute: int = option("int", "most messages in a minute; what waits becomes one message", 10, low=1, high=1000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Alerts:
-    """What fairlead warns about by itself."""
+    """What fairlead warns about by itself (docs/alerts.md)."""
 
     share: Share = option("table", "one backend takes most of the traffic", Share(), table=Share)
+    tokens: TokenShare = option("table", "one backend gets most of the tokens", TokenShare(), table=TokenShare)
+    errors: ErrorRate = option("table", "a backend fails", ErrorRate(), table=ErrorRate)
+    queue: QueueGrowth = option("table", "an engine's queue grows", QueueGrowth(), table=QueueGrowth)
+    ttft: FirstToken | None = option("table", "clients wait too long for the first token", None, table=FirstToken)
+    slow: float = option("float", "times what its peers take that make a backend slow", 3.0, low=1.1, high=1000.0)
+    certificate: float = option("duration", "tell so long before one ends", 14 * DAY, low=1.0, high=3650 * DAY)
+    off: tuple[str, ...] = option(
+        "choice", "alerts that are never raised", (), choices=ALERTS, many=True, default_text="none"
+    )
+    webhooks: tuple[Webhook, ...] = option(
+        "table", "who is told of alerts", (), many=True, table=Webhook, default_text="nobody"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -429,6 +543,9 @@ class Config:
         many=True, fewest=1, table=Listen,
     )  # fmt: skip
     admin: Address = option("address", "admin API, metrics and dashboard; keep it private", Address("127.0.0.1", 9900))
+    admin_token_file: str | None = option(
+        "file", "whose first line whoever changes something by the admin API has to show (docs/dashboard.md)", None
+    )
     policy: Policy = option("table", "how a backend is chosen", Policy(), table=Policy)
     shadow: Shadow | None = option(
         "table", "a second policy that is asked about each request and never obeyed", None, table=Shadow
@@ -436,6 +553,10 @@ class Config:
     backends: tuple[Backend, ...] = option(
         "table", "the engines", (), many=True, fewest=1, table=Backend, default_text="required"
     )
+    workers: int = option(
+        "int", "processes that carry the traffic, one per processor core that it may use (docs/workers.md)", 1,
+        low=1, high=256,
+    )  # fmt: skip
     routes: tuple[Route, ...] = option(
         "table", "which paths go to which backends", (), many=True, table=Route, default_text="all to all"
     )
@@ -448,6 +569,9 @@ class Config:
     forwarded: bool = option("bool", "tell backends of the client by X-Forwarded-For, -Proto and -Host", True)
     timeouts: Timeouts = option("table", "how long to wait for whom", Timeouts(), table=Timeouts)
     retries: Retries = option("table", "when a failed request is tried elsewhere", Retries(), table=Retries)
+    hedging: Hedging | None = option(
+        "table", "a second backend is asked when the first is late to begin its answer", None, table=Hedging
+    )
     resume: bool = option("bool", "let a stream go on at another engine when its own dies (docs/resume.md)", False)
     health: Health = option("table", "when a backend counts as up or down", Health(), table=Health)
     keepalive: Keepalive = option("table", "idle connections to backends", Keepalive(), table=Keepalive)
@@ -457,8 +581,16 @@ class Config:
     recording: Recording | None = option(
         "table", "the traffic in lengths, times and hashes, to replay it later", None, table=Recording
     )
+    decisions: Decisions | None = option(
+        "table", "a line for each request that tells why it went where (docs/explain.md)", None, table=Decisions
+    )
+    tracing: Tracing | None = option("table", "spans for OpenTelemetry (docs/tracing.md)", None, table=Tracing)
     drain: float = option(
         "duration", "at shutdown, running requests may take this long; 0: stop at once", 30.0,
+        low=0.001, high=DAY, zero=True,
+    )  # fmt: skip
+    drain_delay: float = option(
+        "duration", "before that, go on accepting for this long while health and readiness checks fail already", 0.0,
         low=0.001, high=DAY, zero=True,
     )  # fmt: skip
     alerts: Alerts = option("table", "what fairlead warns about by itself", Alerts(), table=Alerts)

@@ -20,8 +20,23 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer({"/v1/models": models, "/health": {}}.get(self.path))
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        held = self.server.held  # type: ignore[attr-defined]
+        if asked.get("stream") and held is not None:
+            self._stream(held)
+            return
         self._answer({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}})
+
+    def _stream(self, held: threading.Event) -> None:
+        """One event, and the last word when it is let go."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(b'data: {"choices":[{"index":0,"delta":{"content":"t"}}]}\n\n')
+        held.wait()
+        self.wfile.write(b"data: [DONE]\n\n")
+        self.close_connection = True
 
     def _answer(self, data: object) -> None:
         body = json.dumps(data).encode()
@@ -37,15 +52,17 @@ class _Handler(BaseHTTPRequestHandler):
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    held: threading.Event | None = None
 
     def handle_error(self, request: object, client_address: object) -> None:
         pass  # connections may break when Fairlead goes
 
 
 @contextlib.contextmanager
-def engine() -> Iterator[str]:
-    """Its URL."""
+def engine(held: threading.Event | None = None) -> Iterator[str]:
+    """Its URL. Its streams stop after one event until `held` is set."""
     server = _Server(("127.0.0.1", 0), _Handler)
+    server.held = held
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

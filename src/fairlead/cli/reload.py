@@ -9,11 +9,14 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import sys
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import urlsplit
 
 import click
+
+from fairlead.control.gate import VARIABLE
 
 ADMIN = "http://127.0.0.1:9900"
 PATIENCE_SECONDS = 60.0  # new backends are probed before they take over
@@ -21,12 +24,22 @@ PATIENCE_SECONDS = 60.0  # new backends are probed before they take over
 
 @click.command("reload", short_help="Have a running Fairlead read its config file again.")
 @click.option("--admin", "url", metavar="URL", default=ADMIN, help="Its admin API.", show_default=True)
-def reload(url: str) -> None:
+@click.option(
+    "--token-file",
+    type=click.File(),
+    metavar="FILE",
+    help="Whose first line is its admin token.  [default: the environment's FAIRLEAD_ADMIN_TOKEN]",
+)
+def reload(url: str, token_file: TextIO | None) -> None:
     """Have a running Fairlead read its config file again, as SIGHUP does, and tell what came of it.
 
     The file is applied whole or not at all. Exits with 1, and prints every problem, when it was refused.
     """
-    status, answer = _ask(url if "://" in url else f"http://{url}")
+    token = os.environ.get(VARIABLE, "") if token_file is None else token_file.readline().strip()
+    status, answer = _ask(url if "://" in url else f"http://{url}", token)
+    if status == 401:
+        click.echo("not reloaded: it wants its admin token; name its file with --token-file", err=True)
+        sys.exit(1)
     if status != 200:
         error = answer.get("error", {})
         for row in error.get("problems", ()):
@@ -45,13 +58,16 @@ def reload(url: str) -> None:
         click.echo(f"  warning: {row['path']}: {row['message']}")
 
 
-def _ask(url: str) -> tuple[int, dict[str, Any]]:
+def _ask(url: str, token: str) -> tuple[int, dict[str, Any]]:
     """(status, answer) of the admin API; ends the program where there is none."""
     try:
         parts = urlsplit(url)
         connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=PATIENCE_SECONDS)
         with contextlib.closing(connection):
-            connection.request("POST", "/api/reload", b"{}", {"Content-Type": "application/json"})
+            headers = {"Content-Type": "application/json"}
+            if token:
+                headers["Authorization"] = f"Bearer {token}"
+            connection.request("POST", "/api/reload", b"{}", headers)
             response = connection.getresponse()
             answer = json.loads(response.read())
     except (OSError, ValueError, http.client.HTTPException) as problem:

@@ -12,7 +12,9 @@ import asyncio
 import re
 import socket
 import struct
+import sys
 import time
+import warnings
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -20,6 +22,7 @@ from typing import Any, cast
 import uvloop
 
 PATIENCE = 4.0  # seconds until a wait is called a failure
+HUNG = 100.0  # seconds until a test tells what it hangs on; pytest ends it at 120
 
 Script = Callable[["Peer", "Seen"], Awaitable[None]]
 
@@ -35,6 +38,7 @@ def run(body: Callable[[], Coroutine[Any, Any, None]]) -> None:
     async def watched() -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: complaints.append(repr(context)))
+        loop.call_later(HUNG, _tell_tasks)
         before = asyncio.all_tasks()
         try:
             await body()
@@ -44,10 +48,28 @@ def run(body: Callable[[], Coroutine[Any, Any, None]]) -> None:
             raise
         await until(lambda: asyncio.all_tasks() <= before, "no task is left over")
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    try:
         runner.run(watched())
+    finally:
+        # What is still open is warned of while the loop closes; raised there, as pytest would have it, the loop hangs.
+        with warnings.catch_warnings(record=True) as left_open:
+            warnings.simplefilter("always")
+            runner.close()
+    complaints += [str(warning.message) for warning in left_open]
     if complaints:
         raise AssertionError("\n".join(complaints))
+
+
+def _tell_tasks() -> None:
+    """Where each task of the loop stands, for whoever reads about a hanging test."""
+    print(f"after {HUNG:g} s the test still runs; its tasks:", file=sys.stderr)
+    for task in asyncio.all_tasks():
+        print(f"{task.get_name()}:", file=sys.stderr)
+        at: Any = task.get_coro()  # a task's own stack would show the outermost of its coroutines only
+        while (frame := getattr(at, "cr_frame", None) or getattr(at, "ag_frame", None)) is not None:
+            print(f"  {frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}", file=sys.stderr)
+            at = getattr(at, "cr_await", None) or getattr(at, "ag_await", None)
 
 
 async def until(state: Callable[[], object], what: str = "the state", seconds: float = PATIENCE) -> None:

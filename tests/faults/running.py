@@ -205,7 +205,11 @@ class Fleet:
 
     async def stop(self, drain: float = 0.0) -> int:
         self.stopped = True
-        return await self.app.stop(drain=drain)
+        try:
+            return await self.app.stop(drain=drain)
+        except BaseException:
+            self.stopped = False  # a test that gave up waiting for it
+            raise
 
     async def assert_gone(self) -> None:
         """After the stop: no connection, and the books agree with what the engines saw."""

@@ -225,7 +225,7 @@ def test_numbers_come_into_force_where_they_are_used() -> None:
             assert (backend.passive.max_fails, backend.passive.fail_timeout) == (6, 8.0)
         assert {watch.settings.health_interval for watch in app.watches.values()} == {9.0}
         assert {watch.settings.metrics_interval for watch in app.watches.values()} == {11.0}
-        assert (app.alert.rules.threshold, app.config.drain) == (0.6, 3.0)
+        assert (app.alerting.alerts.rules.share.threshold, app.config.drain) == (0.6, 3.0)
         assert {pool.max_idle for pool in service.pools.values()} == {3}
         assert (await k.ask()).field("x-forwarded-for") is None
         large = b'{"model":"m","messages":[{"role":"user","content":"%b"}]}' % (b"x" * 4096)

@@ -15,8 +15,8 @@ CLIENTS = 8
 SEED = 5
 
 
-def changes(k: Kept, rng: random.Random) -> dict[str, Any]:
-    """Something else in the file, of several kinds at once."""
+def changes(k: Kept, rng: random.Random, version: int) -> dict[str, Any]:
+    """Something else in the file, of several kinds at once; engines are told the version."""
     one, two, three = k.document["all"]
     weighted = rng.choice([one, {**one, "weight": rng.choice([1, 2, 5])}, {**one, "max_connections": 500}])
     return {
@@ -25,7 +25,7 @@ def changes(k: Kept, rng: random.Random) -> dict[str, Any]:
         "shadow": rng.choice([None, "latency"]),
         "timeouts": {"connect": "2s", "idle": rng.choice(["300s", "600s"])},
         "keepalive": {"connections": rng.choice([0, 2, 100])},
-        "headers": {"set": [f"X-Turn: {rng.randrange(9)}"]},
+        "headers": {"set": [f"X-Version: {version}"]},
         "routes": rng.choice([[], [{"path": "/", "backends": [one["name"]]}]]),
         "listen": [{"address": "127.0.0.1:0", "http2": rng.choice([True, False])}],
         "limits": {"streams": rng.randrange(50, 200)},
@@ -61,7 +61,7 @@ def test_fifty_reloads_under_load_fail_no_request_and_leave_nothing_behind() -> 
             clients = [asyncio.create_task(load(number)) for number in range(CLIENTS)]
             for number in range(RELOADS):
                 k.document["all"] = everyone
-                new = changes(k, rng)
+                new = changes(k, rng, number + 2)
                 del k.document["all"]
                 told = await k.reload(**new)
                 assert (told["version"], told["needs_restart"]) == (number + 2, [])
@@ -78,6 +78,10 @@ def test_fifty_reloads_under_load_fail_no_request_and_leave_nothing_behind() -> 
             await until(lambda: not app.service.retired and len(app.service.listeners) == 1, "nothing of them is left")
             assert {*app.balancer.backends} == {*app.watches} == {*app.service.pools} == {*app.pool_settings}
             assert len(app.service.rotations.all) == 0
+            lines = {line["id"]: line["config_version"] for line in await k.f.logged(sum(counts) * 2 + len(long))}
+            as_sent = {seen.field("x-request-id"): int(seen.field("x-version") or 1) for seen in k.f.seen}
+            assert as_sent == lines  # one version from its headers to its end
+            assert len({*lines.values()}) > RELOADS // 2
 
     run(body)
 

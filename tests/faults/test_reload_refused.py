@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import trustme
+import yaml
 from peers import dial, run, until
 from reloading import Kept, begun, finished, held, is_there, kept
 from running import ask, event, fleet
 from scripted_engine import Engine
 
+from fairlead.config.load import read_file
 from fairlead.control.fleet import Refused
 
 
@@ -80,6 +82,35 @@ def test_a_bad_file_changes_nothing(text: str, words: list[str]) -> None:
             await refused(k, "is not there")
             k.write()
             assert (await k.f.app.reloader.reload())["version"] == 2
+
+    run(body)
+
+
+def test_a_file_that_was_cut_anywhere_is_refused_or_in_force_as_it_stands() -> None:
+    """A writer that does not rename can be met at any byte; what is there may be a whole file, and is used whole."""
+
+    async def body() -> None:
+        async with kept() as k:
+            k.document.update(timeouts={"connect": "9s"}, retries={"attempts": 2})
+            k.write()
+            listed = ["access_log", "listen", "admin", "backends", "timeouts", "retries"]
+            text = yaml.safe_dump({name: k.document[name] for name in listed}, sort_keys=False)
+            results: set[bool] = set()
+            for cut in range(text.index("timeouts"), len(text) + 1, 3):
+                k.path.write_text(text[:cut], encoding="utf-8")
+                before, (read, _) = state(k), read_file(k.path)
+                results.add(read is None)
+                if read is None:
+                    with pytest.raises(Refused):
+                        await k.f.app.reloader.reload()
+                    assert state(k) == before
+                else:
+                    await k.f.app.reloader.reload()
+                    assert k.f.app.config == read
+                    await until(lambda: not k.f.app.service.retired, "nothing is left of the one before")
+            assert results == {True, False}
+            await k.reload()
+            await k.ask()
 
     run(body)
 

@@ -11,7 +11,7 @@ import openai
 import pytest
 from oracle import judged
 from peers import Peer, Script, Seen, run, until
-from running import ask, fleet, reply, reset, stream
+from running import ask, fleet, raw, reply, reset, stream
 
 from fairlead.proxy.suspects import MAX_SUSPECTS, SECONDS, Suspects
 
@@ -219,6 +219,22 @@ def test_case_37_what_is_remembered_of_suspects_is_bounded_and_ends() -> None:
     suspects.forget(SECONDS + 20.0)
     assert b"20" not in suspects
     assert b"21" in suspects
+
+
+@pytest.mark.parametrize("fault", [reset, BUSY, raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", close=True)])
+def test_case_38_a_large_body_is_sent_again_to_the_byte_and_then_let_go_of(fault: Script) -> None:
+    text = random.Random(38).randbytes(4 << 20).hex().encode()  # 8 MiB
+    large = b'{"model":"m","messages":[{"role":"user","content":"' + text + b'"}]}'
+
+    async def body() -> None:
+        async with judged(2) as (f, oracle):
+            f.play.scripts = [fault, reply()]
+            verdict = await oracle.speak(ask("n", body=large), ["n"], closed=False)
+            assert verdict.statuses == (200,)
+            assert [seen.body == large for seen in f.seen[:2]] == [True, True]
+            await until(lambda: f.app.service.memory.used == 0, "no body is kept")
+
+    run(body)
 
 
 def test_case_38_what_is_kept_to_be_sent_again_is_bounded_for_all_together() -> None:

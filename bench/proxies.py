@@ -34,8 +34,8 @@ _START_SECONDS = 20.0
 PYTHON = [sys.executable]
 """How fairlead's interpreter is started; the profiler puts itself in between."""
 _SOURCE = [ROOT / "src"]
-NGINX_CHANGES: list[tuple[str, str]] = []
-"""What is replaced in nginx's configuration, for comparisons with one that was told more."""
+CHANGES: dict[str, list[tuple[str, str]]] = {}
+"""What is replaced in the configuration of each, for comparisons with one that was told more."""
 
 _NGINX = """\
 daemon off;
@@ -154,7 +154,7 @@ def version(name: str) -> str:
         command = [sys.executable, "-c", "import fairlead; print('fairlead', fairlead.__version__)"]
     else:
         command = [str(find(name)), "-v"]
-    done = subprocess.run(command, text=True, capture_output=True, env=_env(), timeout=20, check=False)
+    done = subprocess.run(command, text=True, capture_output=True, env=environment(), timeout=20, check=False)
     line = ((done.stdout + done.stderr).strip().splitlines() or ["?"])[0]
     line = line.removeprefix("nginx version: ").replace("HAProxy version ", "haproxy ")
     return " ".join(line.split()[:2])
@@ -166,7 +166,7 @@ def copy_source(folder: Path) -> None:
     _SOURCE[0] = folder / "src"
 
 
-def _env() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """The copied source goes first on Python's path; unpacked libraries are found."""
     env = dict(os.environ)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_SOURCE[0]), env.get("PYTHONPATH"))))
@@ -189,6 +189,8 @@ class _Plan:
     def write(self, name: str, text: str, server: str, connections: int) -> Path:
         """Its configuration, from the template `text`, with a line like `server` for each upstream."""
         cert, key = _certificate(self.dir.parent)
+        for old, new in CHANGES.get(Path(name).stem, ()):
+            text, server = text.replace(old, new), server.replace(old, new)
         servers = "\n".join(server.format(upstream) for upstream in self.upstreams)
         config = self.dir / name
         config.write_text(
@@ -211,10 +213,7 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
 
 
 def _nginx(plan: _Plan) -> list[str]:
-    text, server = _NGINX, "    server 127.0.0.1:{};"
-    for old, new in NGINX_CHANGES:
-        text, server = text.replace(old, new), server.replace(old, new)
-    config = plan.write("nginx.conf", text, server, min(8192, plan.files))
+    config = plan.write("nginx.conf", _NGINX, "    server 127.0.0.1:{};", min(8192, plan.files))
     folder = plan.dir
     return [str(find("nginx")), "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(config)]
 
@@ -242,7 +241,7 @@ def start(name: str, folder: Path, upstreams: Sequence[int], cores: Cores, files
     for attempt in range(3):  # a port may be taken between choice and use
         port, tls_port = free_port(), free_port()
         command = _COMMANDS[name](_Plan(folder, port, tls_port, upstreams, files))
-        process = Process(command, cores.proxy, folder / f"output-{attempt}.log", env=_env())
+        process = Process(command, cores.proxy, folder / f"output-{attempt}.log", env=environment())
         try:
             why = _wait_until_serving(process, port)
         except BaseException:

@@ -28,7 +28,7 @@ import uvloop
 
 from bench import proxies
 from bench.procs import Cores, Process, raise_file_limit
-from bench.soak_engine import EVENTS, event
+from bench.soak_client import WHY, WORDS, Client
 
 ENGINES = 3
 AT_ONCE = 24
@@ -37,9 +37,6 @@ MIX = {  # kind -> share of the requests
     "400": 3, "500": 2, "breaks": 3, "ends": 2, "abort": 8,
 }  # fmt: skip
 KILL_MIX = {"slow": 60, "late": 40}
-SAVED = {"plain", "stream", "late", "race", "reset", "head", "503", "slow"}  # these can be answered in full
-FIRST_ONLY = {"race", "reset", "head", "503"}  # faults of one engine only
-_BODY = b'{"model":"m","messages":[{"role":"user","content":"%b"}],"stream":true}'
 TUNED = [  # nginx told to do what can be done: any failure before the answer goes elsewhere, nobody is rested
     ("127.0.0.1:{};", "127.0.0.1:{} max_fails=0;"),
     (
@@ -47,27 +44,20 @@ TUNED = [  # nginx told to do what can be done: any failure before the answer go
         "proxy_buffering off; proxy_next_upstream error timeout http_502 http_503 non_idempotent;",
     ),
 ]
-WORDS = ("whole", "error", "broken", "lost", "silent", "mixed up", "doubled", "left")
-
-WHY: Counter[tuple[str, str]] = Counter()  # what was said to requests that are lost
-
-
-class Broken(Exception):
-    """The connection ended before the answer did."""
 
 
 class Engines:
     """Processes that can be killed and come back on their port."""
 
-    def __init__(self, folder: Path, cores: Cores) -> None:
-        self._folder, self._cores = folder, cores
-        self.ports = [0] * ENGINES
+    def __init__(self, folder: Path, cores: Cores, module: str = "bench.soak_engine", count: int = ENGINES) -> None:
+        self._folder, self._cores, self._module = folder, cores, module
+        self.ports = [0] * count
         self._running: dict[int, Process] = {}
-        for number in range(ENGINES):
+        for number in range(count):
             self.start(number)
 
     def start(self, number: int) -> None:
-        command = [sys.executable, "-m", "bench.soak_engine", str(self.ports[number]), str(number)]
+        command = [sys.executable, "-m", self._module, str(self.ports[number]), str(number)]
         log, env = self._folder / f"engine-{number}.log", {"PYTHONPATH": str(proxies.ROOT)}
         self._running[number] = process = Process(command, self._cores.stub, log, env=env, talk=True)
         self.ports[number] = int(process.line().partition(" ")[2])
@@ -79,105 +69,6 @@ class Engines:
     def end(self) -> None:
         for process in self._running.values():
             process.end()
-
-
-class Client:
-    """One connection after the other, one request at a time; each ends in one word."""
-
-    def __init__(self, port: int, rng: random.Random, told: Counter[tuple[str, str]]) -> None:
-        self._port, self._rng, self._told = port, rng, told
-        self._reader: asyncio.StreamReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
-
-    async def ask(self, kind: str, nonce: bytes) -> None:
-        word = await self._ask(kind, nonce)
-        if kind in SAVED and word in ("error", "broken"):
-            word = "lost" if kind != "slow" or not self._begun else word
-        self._told[kind, word] += 1
-        if word == "lost":
-            WHY[kind, self._last] += 1
-
-    async def _ask(self, kind: str, nonce: bytes) -> str:
-        self._begun, self._last = False, "the connection broke"
-        for attempt in range(2):
-            reused = self._writer is not None
-            if self._writer is None:
-                self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
-            assert self._reader is not None
-            if kind == "abort":
-                self._writer.write(self._request("slow", nonce))
-                await asyncio.sleep(self._rng.random() * 0.05)
-                self._drop()
-                return "left"
-            self._writer.write(self._request(kind, nonce))
-            try:
-                return await self._answer(kind, nonce)
-            except (Broken, OSError):
-                self._drop()
-                if attempt or self._begun or not reused:
-                    return "broken"
-                # The proxy had closed the kept connection before this came: not a byte was answered, ask again.
-        return "broken"
-
-    def _request(self, kind: str, nonce: bytes) -> bytes:
-        at = f"x-soak-at: {self._rng.randrange(ENGINES)}\r\n" if kind in FIRST_ONLY else ""
-        body = _BODY % nonce
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: soak\r\nx-soak: {kind}\r\n{at}"
-        return f"{head}x-nonce: {nonce.decode()}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
-
-    def _drop(self) -> None:
-        if self._writer is not None:
-            self._writer.transport.abort()
-        self._reader = self._writer = None
-
-    async def _answer(self, kind: str, nonce: bytes) -> str:
-        reader = self._reader
-        assert reader is not None
-        try:
-            head = (await reader.readuntil(b"\r\n\r\n")).lower()
-        except asyncio.IncompleteReadError:
-            raise Broken from None
-        self._begun = head.startswith(b"http/1.1 200")
-        whole = True
-        body = b""
-        try:
-            if b"transfer-encoding: chunked" in head:
-                while size := int(await reader.readline() or b"-1", 16):
-                    if size < 0:
-                        raise Broken
-                    body += (await reader.readexactly(size + 2))[:-2]
-                await reader.readline()
-            else:
-                length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
-                body = await reader.readexactly(length)
-        except (asyncio.IncompleteReadError, Broken, OSError, ValueError):
-            whole = False
-        if not whole or b"connection: close" in head:
-            self._drop()
-        if not self._begun:
-            self._last = head[9:12].decode() + " " + body[:200].decode(errors="replace")
-            return "error" if whole else "broken"
-        return self._judge(kind, nonce, head, body, whole)
-
-    def _judge(self, kind: str, nonce: bytes, head: bytes, body: bytes, whole: bool) -> str:
-        if b"text/event-stream" not in head:
-            if not whole:
-                return "broken"
-            return "whole" if body == b'{"nonce":"%b","choices":[]}' % nonce else "mixed up"
-        *events, rest = body.split(b"\n\n")
-        told = any(part.startswith(b'data: {"error"') for part in events)
-        done = b"data: [DONE]" in events
-        tokens = [part + b"\n\n" for part in events if b'"choices"' in part]
-        if any(token.count(nonce) != 1 for token in tokens):
-            return "mixed up"
-        if tokens != [event(nonce, number) for number in range(len(tokens))]:
-            return "doubled"
-        if told or not whole:
-            return "broken"
-        return "whole" if done and len(tokens) == EVENTS and not rest else "silent"
-
-    def close(self) -> None:
-        self._drop()
 
 
 class Watch:
@@ -208,7 +99,7 @@ async def _traffic(port: int, mix: dict[str, int], total: int, seed: int, watch:
     left = iter(enumerate(kinds))
 
     async def worker(number: int) -> None:
-        client = Client(port, random.Random(seed * 1_000 + number), told)
+        client = Client(port, random.Random(seed * 1_000 + number), told, ENGINES)
         for index, kind in left:
             if index % max(total // 60, 1) == 0:
                 watch.sample(index)
@@ -293,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, title in (("fairlead", "fairlead"), ("nginx", "nginx as it comes"), ("nginx", "nginx told to retry")):
         if arguments.only not in (None, name):
             continue
-        proxies.NGINX_CHANGES[:] = TUNED if "told" in title else []
+        proxies.CHANGES["nginx"] = TUNED if "told" in title else []
         with tempfile.TemporaryDirectory(prefix="soak-") as folder:
             try:
                 if name == "fairlead":

@@ -43,6 +43,7 @@ class Engine(asyncio.Protocol):
 
     number = b"0"
     rng = random.Random()
+    slowness = 1.0  # times that every pause takes longer
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport
@@ -68,14 +69,18 @@ class Engine(asyncio.Protocol):
             return
         head, self._buffer = self._buffer[:end], self._buffer[end + length :]
         if head.startswith(b"GET "):
-            known = head.split(b" ", 2)[1] in (b"/v1/models", b"/health")
-            self._say(_JSON % (b"200 OK" if known else b"404 Not Found", len(_MODELS), _MODELS))
+            self._fact(head.split(b" ", 2)[1])
             return
         at = fields.get(b"x-soak-at")
         kind = fields.get(b"x-soak", b"plain").decode()
         if at is not None and at != self.number:
             kind = "stream" if kind == "head" else "plain"
         self._play(kind, fields.get(b"x-nonce", b""))
+
+    def _fact(self, path: bytes) -> None:
+        """Answer what balancers ask on their own."""
+        known = path in (b"/v1/models", b"/health")
+        self._say(_JSON % (b"200 OK" if known else b"404 Not Found", len(_MODELS), _MODELS))
 
     def _say(self, data: bytes) -> None:
         self._answers += 1
@@ -90,7 +95,7 @@ class Engine(asyncio.Protocol):
             if self.rng.random() < CLOSES:
                 self._transport.close()
         elif kind == "late":
-            self._timer = asyncio.get_running_loop().call_later(0.03, self._play, "plain", nonce)
+            self._timer = asyncio.get_running_loop().call_later(0.03 * self.slowness, self._play, "plain", nonce)
         elif kind in ("400", "500", "503"):
             self._say(_JSON % (kind.encode() + b" No", len(body), body))
         elif kind == "reset":
@@ -112,7 +117,7 @@ class Engine(asyncio.Protocol):
             self._transport.write(chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
         else:
             self._transport.write(chunk(event(nonce, number)))
-            pause = 0.01 if kind == "slow" else 0.0005
+            pause = (0.01 if kind == "slow" else 0.0005) * self.slowness
             self._timer = loop.call_later(pause, self._event, kind, nonce, number + 1)
 
     def _reset(self) -> None:
@@ -122,17 +127,22 @@ class Engine(asyncio.Protocol):
         self._transport.abort()
 
 
-async def _serve(port: int) -> None:
+async def _serve(kind: type[Engine], port: int) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Engine, "127.0.0.1", port, backlog=4096)
+    server = await loop.create_server(kind, "127.0.0.1", port, backlog=4096)
     print(f"port {server.sockets[0].getsockname()[1]}", flush=True)
     ended = asyncio.Event()
     loop.add_reader(sys.stdin.fileno(), ended.set)
     await ended.wait()
 
 
-if __name__ == "__main__":
-    Engine.number = sys.argv[2].encode()
-    Engine.rng = random.Random(int(sys.argv[2]))
+def main(kind: type[Engine]) -> None:
+    """Serve until standard input closes, as the command line says."""
+    kind.number = sys.argv[2].encode()
+    kind.rng = random.Random(int(sys.argv[2]))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(int(sys.argv[1])))
+        runner.run(_serve(kind, int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main(Engine)

@@ -1,0 +1,1 @@
+"""What is lost when something goes wrong: Fairlead beside nginx and HAProxy. Run: python -m bench.reliability"""

@@ -7,7 +7,7 @@
    Rule 4: whatever comes from a spec becomes text, never markup; styles are classes, so a strict CSP holds.
 
    draw(place, spec) -> {update(spec), remove()}. Every spec has: kind, title, text (a sentence or two for everyone).
-     line  {at: [x], x: {label, unit}, y: {label, unit, max?}, series: [{name, y: [number|null], colour?}], points?}
+     line  {at: [x], x: {label, unit, min?, max?}, y: {label, unit, max?}, series: [{name, y: [number|null], colour?}], points?}
      area  the same, stacked; null counts as 0
      cdf   {shares: [0..1], x: {label, unit}, marks: [{at, label}], series: [{name, values: [x], of?, colour?}]}
            values[i] is what the share shares[i] of them stays below; `of`: the share of all that has a value at all
@@ -163,7 +163,7 @@ function told(spec, series, x) { // what the cursor shows: a heading, and a valu
 // --- the frame: axes, cursor -----------------------------------------------------------------------------------
 
 function span(spec, series) {
-  if (spec.kind !== "cdf") return [spec.at[0] ?? 0, spec.at.at(-1) ?? 1];
+  if (spec.kind !== "cdf") return [spec.x.min ?? spec.at[0] ?? 0, spec.x.max ?? spec.at.at(-1) ?? 1];
   const all = series.flatMap((s) => (s.values.length ? [Math.max(s.values[0], 1e-4), s.values.at(-1)] : []));
   all.push(...spec.marks.map((m) => m.at));
   const low = all.length ? Math.min(...all) : 0.1, high = Math.max(...all, low * 10);

@@ -18,7 +18,8 @@ demo: venv
 	@.venv/bin/fairlead demo
 
 test: venv
-	@scripts/need.sh promtool || true
+	@scripts/need.sh promtool prometheus || true
+	@.venv/bin/python -m pip install -q -r tests/exports/requirements.txt || echo "exports are not checked by all tools"
 	.venv/bin/python -m pytest -q
 
 check: venv

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Get a program that measurements or tests compare with: scripts/need.sh nginx [haproxy promtool ...]
+# Get a program that measurements or tests compare with: scripts/need.sh nginx [haproxy promtool prometheus ...]
 #
-# promtool: only this one file is taken out of the distribution's package and put under .tools/root.
+# promtool, prometheus: only this one file is taken out of the distribution's package and put under .tools/root.
 # Others, as root: installs the distribution's package, without starting its service.
 # Others, else:    downloads the package and what it depends on, and unpacks them under .tools/root.
 # Ends with 0 when every program is there, with 1 otherwise; says what it does either way.
@@ -64,8 +64,8 @@ for program in "$@"; do
         say "$program is missing and this system has no apt-get: please install $program by hand"
         missing=1
     else
-        if [ "$program" = promtool ]; then
-            (unpack_file promtool prometheus usr/bin/promtool)
+        if [ "$program" = promtool ] || [ "$program" = prometheus ]; then
+            (unpack_file "$program" prometheus "usr/bin/$program")
         elif [ "$(id -u)" = 0 ]; then
             (install_as_root "$program")
         else

@@ -1,10 +1,15 @@
-"""`fairlead export KIND [CONFIG]`: configuration for other tools, on standard output.
+"""`fairlead export KIND [CONFIG]`: configuration for other tools, on standard output or as files.
 
 Rule 1: standard output holds the exported text alone, so that it can go straight into a file.
-Rule 2: exit status 0 when it was written, 2 for an unknown kind or a config file that cannot be used.
+Rule 2: exit status 0 when it was written, 1 when a file cannot be, 2 for an unknown kind or a config file that cannot
+        be used.
+Rule 3: with --output all of a kind's files are written or none is, and none that is there is overwritten unasked.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
 
 import click
 
@@ -25,13 +30,17 @@ class _Export(click.Command):
 @click.command("export", cls=_Export, short_help="Write configuration for other tools.")
 @click.argument("kind", required=False, metavar="KIND")
 @click.argument("config", required=False, metavar="[CONFIG]")
-def export(kind: str | None, config: str | None) -> None:
+@click.option("--output", metavar="DIR", help="Write files into this folder and print their names.")
+@click.option("--force", is_flag=True, help="With --output: overwrite files that are there.")
+def export(kind: str | None, config: str | None, output: str | None, force: bool) -> None:
     """Write configuration for another tool to standard output, as the config file CONFIG asks for.
 
-    Without CONFIG it is written for Fairlead's defaults.
+    Without CONFIG it is written for Fairlead's defaults. Keys and tokens of the config file are never written: names
+    of environment variables or words to replace stand in their places.
 
     \b
     fairlead export prometheus-rules fairlead.yaml > fairlead-rules.yml
+    fairlead export systemd fairlead.yaml --output /etc/systemd/system
     """
     if kind is None:
         raise click.UsageError(f"name what to export: {', '.join(KINDS)}")
@@ -39,7 +48,13 @@ def export(kind: str | None, config: str | None) -> None:
     if known is None:
         hint = did_you_mean(kind, KINDS) or f"there are: {', '.join(KINDS)}"
         raise click.UsageError(f"unknown kind {kind[:80]!r}; {hint}")
-    click.echo(known.render(_read(config)), nl=False)
+    if force and output is None:
+        raise click.UsageError("--force is about files: name their folder with --output")
+    read = _read(config)
+    if output is None:
+        click.echo(known.render(read), nl=False)
+    else:
+        _write(Path(output), known.files(read), force)
 
 
 def _read(path: str | None) -> Config | None:
@@ -52,3 +67,18 @@ def _read(path: str | None) -> Config | None:
         click.echo("nothing was exported", err=True)
         raise click.exceptions.Exit(2)
     return loaded
+
+
+def _write(folder: Path, files: Mapping[str, str], force: bool) -> None:
+    there = [name for name in files if (folder / name).exists()]
+    if there and not force:
+        click.echo(f"{folder}: {', '.join(there)} is there already; --force overwrites", err=True)
+        raise click.exceptions.Exit(1)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (folder / name).write_text(text, encoding="utf-8")
+            click.echo(folder / name)
+    except OSError as problem:
+        click.echo(f"{problem.filename}: {problem.strerror}", err=True)
+        raise click.exceptions.Exit(1) from None

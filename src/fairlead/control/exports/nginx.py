@@ -3,6 +3,7 @@
 Rule 1: the output passes `nginx -t` (1.22 or later) when the certificates that it names are there.
 Rule 2: what nginx cannot do is said in a comment where it would stand; nothing is dropped in silence.
 Rule 3: what `fairlead import nginx` understands is written so that it finds the same value again.
+Rule 4: no header value: a word to replace stands in its place, as nginx reads no environment there.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 
 from fairlead.config.schema import Backend, BackendTls, Config, Listen, Policy
 from fairlead.control.exports.nginx_words import duration, log_format, quoted, size, weights
+from fairlead.control.exports.secrecy import PLACEHOLDER, Variables, header_name
 from fairlead.wire.x509 import BadCertificate, read_certificate
 
 UPSTREAM: Final = "llm"
@@ -45,12 +47,15 @@ def render(config: Config | None) -> str:
 class _Export:
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.variables = Variables()
         self.names: dict[tuple[str, ...], str] = {}  # names of backends -> their upstream
 
     def text(self) -> str:
         config = self.config
         routes = list(self._locations())
         lines = ["worker_processes auto;"]
+        if config.headers.set or any(backend.headers for backend in config.backends):
+            lines.insert(0, f"# Put header values, which may be keys, in the places of {PLACEHOLDER}-...")
         if config.drain:
             lines.append(f"worker_shutdown_timeout {duration(config.drain)};")
         lines += [
@@ -114,7 +119,7 @@ class _Export:
         yield f"proxy_next_upstream_tries {rules.attempts + 1};"
         yield f"proxy_next_upstream_timeout {duration(rules.window)};"
 
-    def _headers(self, more: tuple[str, ...]) -> Iterator[str]:
+    def _headers(self, more: tuple[str, ...], whose: str = "") -> Iterator[str]:
         """All of them: one line in a location hides those around it."""
         yield 'proxy_set_header Connection "";'
         yield "proxy_set_header Host $proxy_host;  # the upstream's name: nginx cannot send each server's own"
@@ -125,11 +130,12 @@ class _Export:
             yield "proxy_set_header X-Forwarded-Host $http_host;"
         own = {header.partition(":")[0].lower() for header in more}
         for header in (*(each for each in self.config.headers.set if each.partition(":")[0].lower() not in own), *more):
-            name, _, value = header.partition(":")
-            if "$" in header:
-                yield f"# {name}: nginx cannot send a $"
+            name = header_name(header)
+            if "$" in name:
+                yield f"# {name}: nginx cannot name a $"
             else:
-                yield f"proxy_set_header {quoted(name)} {quoted(value.strip())};"
+                word = self.variables.of(whose if header in more else "headers", name)
+                yield f'proxy_set_header {quoted(name)} "{PLACEHOLDER}-{word}";'
         for name in self.config.headers.remove:
             yield f"# {name}: nginx cannot name a $" if "$" in name else f'proxy_set_header {quoted(name)} "";'
 
@@ -171,7 +177,7 @@ class _Export:
         lines = [f"    proxy_pass {quoted(f'{scheme}://{name}{target}')};"]
         own = {backend.headers for backend in taken}
         if len(own) == 1 and (headers := own.pop()):
-            lines += [f"    {line}" for line in self._headers(headers)]
+            lines += [f"    {line}" for line in self._headers(headers, taken[0].name)]
         elif len(own) > 1:
             lines.append("    # headers of single backends: nginx sends all servers of an upstream the same")
         note = []

@@ -1,197 +1,20 @@
-"""Alerting rules for Prometheus: what deserves a person's attention, and what should that person do?
+"""The file with the alerting rules for Prometheus: how is it written, and with which numbers?
 
-Rule 1: every rule stands for one Fairlead. Sums leave out only the labels that Fairlead itself writes, so
-        `job`, `instance` and whatever else Prometheus adds (cluster, namespace) stay apart.
-Rule 2: a rule never needs a series that may be missing: `unless` and `or` instead of arithmetic with it.
-Rule 3: metric names here are checked against the rendered page by a test.
+The rules themselves are in prometheus_alerts.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from string import Template
 from textwrap import dedent, indent
 from typing import Final
 
-from fairlead.config.schema import Config
+from fairlead.config.schema import Config, FirstToken
+from fairlead.control.exports.prometheus_alerts import RULES, Rule
 from fairlead.control.exports.prometheus_scrape import duration, scrape_interval
-from fairlead.core.alerts import EXPLAINED
-
-STALE_SECONDS: Final = 30.0  # an engine's numbers older than this, or than five readings, mislead
-STALE_READINGS: Final = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One alerting rule; texts are templates, `$$` stands for the dollar sign that Prometheus reads."""
-
-    alert: str
-    why: str  # the comment before it
-    expr: str
-    severity: str
-    summary: str
-    description: str
-    hold: str | None = None  # `for`: how long it has to be so
-
-
-SHARE: Final = Rule(
-    alert="FairleadBackendTakesMostTraffic",
-    why="""
-    One backend gets nearly all requests while another is healthy. Silent with few requests, for the only
-    healthy backend, and where set weights ask for such a share (`weight` in Fairlead's config).
-    """,
-    expr="""
-    (
-      # each backend's share of the requests of the window that another backend could have taken as well
-      increase(fairlead_contested_requests_total[$window])
-      / ignoring (backend) group_left ()
-      sum without (backend) (increase(fairlead_contested_requests_total[$window]))
-    ) > $threshold
-    # enough requests to say something
-    and ignoring (backend)
-    sum without (backend) (increase(fairlead_contested_requests_total[$window])) >= $min_requests
-    # another backend was healthy during the whole window: all healthy ones less this one
-    and
-    (
-      sum without (backend) (
-        min_over_time(fairlead_backend_up[$window]) unless max_over_time(fairlead_backend_ejected[$window]) > 0
-      )
-      - ignoring (backend) group_right ()
-      (
-        (min_over_time(fairlead_backend_up[$window]) unless max_over_time(fairlead_backend_ejected[$window]) > 0)
-        or 0 * fairlead_backend_up
-      )
-    ) > 0
-    # set weights do not ask for it (the weight share is 0 where nobody set any)
-    unless
-    (
-      increase(fairlead_contested_requests_total[$window])
-      / ignoring (backend) group_left ()
-      sum without (backend) (increase(fairlead_contested_requests_total[$window]))
-    ) <= $explained * max_over_time(fairlead_backend_weight_share[$window])
-    """,
-    severity="warning",
-    summary="{{ $$labels.backend }} gets {{ $$value | humanizePercentage }} of the requests",
-    description="""
-    Over the last $window one backend of the Fairlead at {{ $$labels.instance }} got more than $percent of the
-    requests while another was healthy. Look at GET /api/backends on the admin address (share, capacity, state)
-    and at GET /api/explain/ID for a few ids from GET /api/decisions to see why they went there. Usual causes:
-    a session or prefix policy with few distinct sessions
-    or prompts, or an engine that answers errors so fast that it looks idle. If it is meant, set weights.
-    """,
-)
-
-RULES: Final = (
-    SHARE,
-    Rule(
-        alert="FairleadNoHealthyBackend",
-        why="Nobody can be served.",
-        expr="max without (backend) (fairlead_backend_up) == 0",
-        hold="30s",
-        severity="critical",
-        summary="no backend of the Fairlead at {{ $$labels.instance }} is healthy",
-        description="""
-        Every request is answered with 503. Look at GET /api/backends on the admin address: `reason` says what is
-        wrong with each backend. Start the engines again; Fairlead takes them back by itself once they answer.
-        """,
-    ),
-    Rule(
-        alert="FairleadBackendDown",
-        why="The fleet is smaller than it should be.",
-        expr="fairlead_backend_up == 0",
-        hold="2m",
-        severity="warning",
-        summary="backend {{ $$labels.backend }} is down",
-        description="""
-        It has failed Fairlead's health checks for two minutes and gets no requests. GET /api/backends on the admin
-        address of {{ $$labels.instance }} says why, in `reason`. Look at the engine's own log, start it again, or
-        take it out of the config file.
-        """,
-    ),
-    Rule(
-        alert="FairleadBackendErrors",
-        why="""
-        A backend fails more than one try in ten. Failed tries, and answers with a 5xx status, over all tries; the
-        final 502 and 504 are Fairlead's own words for a try that is counted as failed already.
-        """,
-        expr="""
-        (
-          sum without (kind, model, code) (
-            rate(fairlead_backend_errors_total[5m])
-            or rate(fairlead_requests_total{backend!="", code=~"5..", code!~"502|504"}[5m])
-          )
-          /
-          sum without (kind, model, code) (
-            rate(fairlead_backend_errors_total[5m])
-            or rate(fairlead_requests_total{backend!="", code!~"502|504"}[5m])
-          )
-        ) > 0.1
-        # more than a stray one
-        and
-        sum without (kind, model, code) (
-          increase(fairlead_backend_errors_total[5m])
-          or increase(fairlead_requests_total{backend!="", code=~"5..", code!~"502|504"}[5m])
-        ) >= 5
-        """,
-        hold="1m",
-        severity="warning",
-        summary="backend {{ $$labels.backend }} fails {{ $$value | humanizePercentage }} of what it is given",
-        description="""
-        See fairlead_backend_errors_total by `kind`: `connect` is a dead or restarting engine, `timeout` one that
-        hangs or is overloaded, `upstream_broken` one that dies in the middle of answers, numbers are its own error
-        statuses. Look at the engine's log; take it out of the config file of {{ $$labels.instance }} if it stays so.
-        """,
-    ),
-    Rule(
-        alert="FairleadEngineQueueGrowing",
-        why="Requests come faster than an engine can work them off.",
-        expr="""
-        fairlead_engine_waiting > 10
-        and min_over_time(fairlead_engine_waiting[10m]) >= 1
-        and deriv(fairlead_engine_waiting[10m]) > 0.01
-        """,
-        hold="2m",
-        severity="warning",
-        summary="{{ $$value }} requests wait in the queue of {{ $$labels.backend }}, and it grows",
-        description="""
-        Its queue has not been empty for ten minutes and is still growing, so times to the first token grow with
-        it. If the other backends of {{ $$labels.instance }} queue as well, the fleet is too small: add backends, or
-        have clients send less. If they do not, look at this one: a smaller GPU, a full KV cache
-        (fairlead_engine_kv_usage), or a weight that asks too much of it.
-        """,
-    ),
-    Rule(
-        alert="FairleadEngineMetricsStale",
-        why="Fairlead chooses with old numbers. Counts only while the engine is up and has requests.",
-        expr="""
-        fairlead_engine_metrics_age_seconds > $stale
-        and fairlead_backend_up == 1
-        and max_over_time(fairlead_inflight_requests[1m]) > 0
-        """,
-        hold="1m",
-        severity="warning",
-        summary="the metrics of {{ $$labels.backend }} are {{ $$value | humanizeDuration }} old",
-        description="""
-        The engine answers requests, but its metrics page does not answer, or too late, or too large. Requests go
-        on; Fairlead knows its queue less well meanwhile. GET /api/backends on the admin address of
-        {{ $$labels.instance }} says what is wrong, in `metrics_problem`. Usual causes: an engine so busy that its HTTP
-        server starves, a firewall, a page over metrics.max_bytes; `metrics_url` names another place to look.
-        """,
-    ),
-    Rule(
-        alert="FairleadAbsent",
-        why="No Fairlead is read at all: it is down, or Prometheus does not find it.",
-        expr="absent(fairlead_build_info)",
-        hold="2m",
-        severity="critical",
-        summary="Prometheus reads no Fairlead",
-        description="""
-        Nothing above can be noticed. See whether Fairlead runs and whether Prometheus reaches its admin address
-        (the page Status > Targets of Prometheus says what it got).
-        """,
-    ),
-)
+from fairlead.core.alerts.rules import EXPLAINED, GROWTH, MIDDLES, STALE_READINGS, STALE_SECONDS
+from fairlead.core.alerts.table import BY_NAME
 
 _HEAD: Final = """\
 # Alerting rules for Fairlead, written by `fairlead export prometheus-rules`.
@@ -209,21 +32,48 @@ groups:
 
 
 def render(config: Config | None) -> str:
-    """The file's text, with the share alert as `alerts.share` of `config` has it, or as it is by default."""
+    """The file's text, with the numbers that `alerts` of `config` has, or with the defaults."""
     known = config or Config()
-    share = known.alerts.share
+    alerts = known.alerts
+    share, tokens, errors, queue = alerts.share, alerts.tokens, alerts.errors, alerts.queue
+    ttft = alerts.ttft or FirstToken(target=0.0)  # whose rule is left out
     words = {
         "threshold": _number(share.threshold),
         "percent": f"{_number(share.threshold * 100)} %",
         "window": duration(share.window),
         "min_requests": str(share.min_requests),
         "explained": _number(EXPLAINED),
+        "tokens_threshold": _number(tokens.threshold),
+        "tokens_percent": f"{_number(tokens.threshold * 100)} %",
+        "tokens_window": duration(tokens.window),
+        "tokens_min_requests": str(tokens.min_requests),
+        "errors_threshold": _number(errors.threshold),
+        "errors_percent": f"{_number(errors.threshold * 100)} %",
+        "errors_window": duration(errors.window),
+        "min_errors": str(errors.min_errors),
+        "queue_waiting": str(queue.waiting),
+        "queue_window": duration(queue.window),
+        "queue_half": duration(queue.window / 2),
+        "queue_rise": _number(GROWTH * MIDDLES * queue.window),
+        "ttft_target": _number(ttft.target),
+        "ttft_within": _number(ttft.within),
+        "ttft_percent": f"{_number(ttft.within * 100)} %",
+        "ttft_window": duration(ttft.window),
+        "ttft_min_requests": str(ttft.min_requests),
+        "slow": _number(alerts.slow),
+        "certificate": _number(alerts.certificate),
         "stale": _number(max(STALE_SECONDS, STALE_READINGS * known.metrics.interval)),
         "interval": scrape_interval(share.window),
         "origin": "the defaults" if config is None else "alerts.share of the config file",
     }
-    text = _HEAD + "\n".join("\n".join(_lines(rule)) + "\n" for rule in RULES)
+    text = _HEAD + "\n".join("\n".join(_lines(rule)) + "\n" for rule in rules_of(known))
     return Template(text).substitute(words)
+
+
+def rules_of(config: Config) -> list[Rule]:
+    """Without those that it turns off, or that nothing is set for."""
+    off = {BY_NAME[name].title for name in config.alerts.off}
+    return [rule for rule in RULES if rule.alert not in off and rule.wanted(config)]
 
 
 def _lines(rule: Rule) -> Iterator[str]:

@@ -6,11 +6,13 @@ import random
 from types import SimpleNamespace
 from typing import Any, cast
 
+from fairlead.control.alerting import Alerting
+from fairlead.control.decision_log import DecisionLog
 from fairlead.control.fleet import Versions
 from fairlead.control.metrics import MetricsPage
 from fairlead.control.recorder import Recorder
 from fairlead.control.recording import Recording
-from fairlead.core.alerts import ShareAlert
+from fairlead.control.tracing import Tracing
 from fairlead.core.balancer import Balancer
 from fairlead.core.cluster.ledger import Lease
 from fairlead.core.model import EngineStats, Facts, Kind, Usage
@@ -42,13 +44,16 @@ def exchange(lease: Lease | None = None, **changed: Any) -> Exchange:
     fields: dict[str, Any] = {
         "request_id": b"id-1",
         "arrived": 10.0,
+        "race": None,
         "client": SimpleNamespace(peer="192.0.2.7", arrived=10.0, protocol=""),
+        "trace": None,
         "head": SimpleNamespace(method=b"POST", target=b"/v1/chat/completions?key=secret", minor=1, forwarded=[]),
         "path": b"/v1/chat/completions",
         "facts": lease.facts if lease is not None else Facts(kind=Kind.CHAT, model="m"),
         "status": 200,
         "error": "",
         "lease": lease,
+        "version": 1,
         "tries": 1,
         "tried": [],
         "bytes_out": 100,
@@ -75,7 +80,7 @@ def record(**changed: Any) -> Record:
 
 
 def page_of(
-    balancer: Balancer, recorder: Recorder, alert: ShareAlert | None = None, recording: Recording | None = None
+    balancer: Balancer, recorder: Recorder, alerting: Alerting | None = None, recording: Recording | None = None
 ) -> MetricsPage:
     service = SimpleNamespace(
         clock=lambda: 100.0,
@@ -87,7 +92,8 @@ def page_of(
         descriptors=20_000,
         rotations=SimpleNamespace(all=[SimpleNamespace(what="listen [::]:443", expires=1.8e9, problem="")]),
     )
-    return MetricsPage(balancer, recorder, cast(Service, service), alert or ShareAlert(), lambda: 4, recording)
+    alerting = alerting or Alerting(None, lambda: 0.0)
+    return MetricsPage(balancer, recorder, cast(Service, service), alerting, lambda: 4, recording)
 
 
 def full_page() -> bytes:
@@ -110,4 +116,6 @@ def full_page() -> bytes:
     recording = SimpleNamespace(written=7, dropped=1, bytes_written=900, problem="no space left")
     page = page_of(balancer, recorder, recording=cast(Recording, recording))
     page.versions = Versions("fairlead.yaml")
+    page.decisions = cast(DecisionLog, SimpleNamespace(written=7, dropped=1, problem=""))
+    page.tracing = cast(Tracing, SimpleNamespace(sent=7, dropped=1))
     return page.render()

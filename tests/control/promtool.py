@@ -1,4 +1,4 @@
-"""The real promtool for tests: found, or fetched by scripts/need.sh, or the test is skipped and says why."""
+"""The real promtool and prometheus: found, or fetched by scripts/need.sh, or the test is skipped and says why."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ FETCH_SECONDS = 90
 
 def promtool(*arguments: str, stdin: bytes = b"") -> tuple[int, str]:
     """Run it; (exit status, everything it printed)."""
-    done = subprocess.run([_program(), *arguments], input=stdin, capture_output=True, timeout=60)
+    done = subprocess.run([program("promtool"), *arguments], input=stdin, capture_output=True, timeout=60)
     return done.returncode, (done.stdout + done.stderr).decode()
 
 
-def _program() -> str:
-    program, why = _find()
-    if program is None:
-        pytest.skip(f"promtool could not be had: {why}")
-    return program
+def program(name: str) -> str:
+    """Where it is; the test is skipped where it cannot be had."""
+    found, why = _find(name)
+    if found is None:
+        pytest.skip(f"{name} could not be had: {why}")
+    return found
 
 
 @functools.cache
-def _find() -> tuple[str | None, str]:
+def _find(name: str) -> tuple[str | None, str]:
     path = os.pathsep.join([os.environ.get("PATH", ""), str(UNPACKED)])
-    if found := shutil.which("promtool", path=path):
+    if found := shutil.which(name, path=path):
         return found, ""
     try:
         done = subprocess.run(
-            ["sh", str(ROOT / "scripts" / "need.sh"), "promtool"], capture_output=True, text=True, timeout=FETCH_SECONDS
+            ["sh", str(ROOT / "scripts" / "need.sh"), name], capture_output=True, text=True, timeout=FETCH_SECONDS
         )
     except (OSError, subprocess.TimeoutExpired) as problem:
         return None, str(problem)
-    return shutil.which("promtool", path=path), (done.stdout + done.stderr).strip()
+    return shutil.which(name, path=path), (done.stdout + done.stderr).strip()

@@ -21,6 +21,7 @@ from fairlead.control.access_log import AccessLog
 from fairlead.control.log_formats import VARIABLES, combined_line, json_line, renderer, template, text_line
 from fairlead.control.recorder import Recorder
 from fairlead.core.model import Facts, Kind
+from fairlead.proxy.hedge import Told
 from fairlead.proxy.record import Record
 from fairlead.wire.openai import BadBody, read_facts
 
@@ -50,6 +51,9 @@ def test_a_text_line_for_people() -> None:
     )
     bad = record(status=502, error="upstream_unreachable", outcome="refused", tried=["a", "b"], tries=2)
     assert text_line(bad, WALL).endswith("outcome=refused error=upstream_unreachable failed_on=a,b id=id-1\n")
+    raced = record(lease=lease, tries=2, hedge=Told("b", "a", "won"))
+    assert text_line(raced, WALL).endswith("outcome=ok hedge=won first=b second=a id=id-1\n")
+    assert json.loads(json_line(raced, WALL))["hedge"] == {"first": "b", "second": "a", "outcome": "won"}
     empty = Record()
     empty.status, empty.outcome, empty.error = 400, "refused", "bad_framing"
     assert " - - 400 backend=- model=- tries=0 tokens=-+- ttft=- " in text_line(empty, WALL)
@@ -57,12 +61,14 @@ def test_a_text_line_for_people() -> None:
 
 def test_a_json_line_for_programs() -> None:
     lease = place(make_balancer("a"), model="m")
-    line = json_line(record(lease=lease, ttft=0.1, prompt_tokens=100, output_tokens=5, stream=True), WALL)
+    made = record(lease=lease, ttft=0.1, prompt_tokens=100, output_tokens=5, stream=True, version=7)
+    line = json_line(made, WALL)
     assert json.loads(line) == {
         "time": 1_700_000_000.25, "id": "id-1", "client": "192.0.2.7", "method": "POST",
         "path": "/v1/chat/completions", "status": 200, "model": "m", "stream": True, "backend": "a", "tries": 1,
-        "failed_on": [], "prompt_tokens": 100, "output_tokens": 5, "bytes_out": 0, "ttft": 0.1, "duration": 0.25,
-        "outcome": "ok", "error": None,
+        "failed_on": [], "hedged": False, "hedge": None,
+        "prompt_tokens": 100, "output_tokens": 5, "bytes_out": 0, "ttft": 0.1, "duration": 0.25,
+        "outcome": "ok", "error": None, "config_version": 7,
     }  # fmt: skip
 
 

@@ -12,7 +12,9 @@ from promtool import promtool
 
 from fairlead.config.load import parse
 from fairlead.config.schema import Config
-from fairlead.control.exports.prometheus_rules import RULES, render
+from fairlead.control.exports.prometheus_alerts import RULES
+from fairlead.control.exports.prometheus_rules import render, rules_of
+from fairlead.core.alerts.table import RULES as OWN
 
 SHARE = "FairleadBackendTakesMostTraffic"
 TARGET = 'job="fairlead",instance="lb1:9900"'
@@ -92,23 +94,24 @@ def share_of(backend: str, instance: str = "lb1:9900") -> str:
         configured(),
         configured(alerts={"share": {"threshold": "33.3%", "window": "1500ms", "min_requests": 7}}),
         configured(alerts={"share": {"threshold": "100%", "window": "1d"}}, metrics={"interval": "1h"}),
+        configured(alerts={"ttft": "1500ms", "errors": {"threshold": "0.5%", "window": "90s"}, "certificate": "1h"}),
     ],
 )
 def test_promtool_finds_nothing_wrong(tmp_path: Path, config: Config | None) -> None:
     (tmp_path / "rules.yml").write_text(render(config), encoding="utf-8")
     status, output = promtool("check", "rules", "--lint-fatal", str(tmp_path / "rules.yml"))
     assert status == 0, output
-    assert f"{len(RULES)} rules found" in output
+    assert f"{len(rules_of(config or Config()))} rules found" in output
 
 
 def test_every_rule_says_what_to_do_and_where() -> None:
-    rules = yaml.safe_load(render(None))["groups"][0]["rules"]
+    rules = yaml.safe_load(render(configured(alerts={"ttft": "2s"})))["groups"][0]["rules"]
     assert [rule["alert"] for rule in rules] == [rule.alert for rule in RULES]
     for rule in rules:
         assert rule["labels"]["severity"] in ("warning", "critical")
         assert 10 < len(rule["annotations"]["summary"]) < 100
         assert len(rule["annotations"]["description"]) > 100
-        assert "$" not in re.sub(r"\{\{ \$(labels\.(backend|instance)|value)( \| \w+)? \}\}", "", str(rule))
+        assert "$" not in re.sub(r"\{\{ \$(labels\.(backend|instance|model|where)|value)( \| \w+)? \}\}", "", str(rule))
 
 
 def test_the_numbers_come_from_the_config() -> None:
@@ -116,6 +119,20 @@ def test_the_numbers_come_from_the_config() -> None:
     expr = yaml.safe_load(text)["groups"][0]["rules"][0]["expr"]
     assert "> 0.65" in expr and ">= 33" in expr and "[300s]" in expr and "60s" not in expr
     assert "threshold 65 %, window 300s, min_requests 33 (alerts.share of the config file)" in text
+
+
+def test_fairlead_and_prometheus_judge_the_same_things_under_the_same_names() -> None:
+    severity = {rule.alert: rule.severity for rule in RULES}
+    assert {rule.title: rule.severity for rule in OWN}.items() <= severity.items()
+    assert severity.keys() - {rule.title for rule in OWN} == {"FairleadAbsent"}
+
+
+def test_what_is_turned_off_or_means_nothing_here_is_left_out() -> None:
+    names = [rule.alert for rule in rules_of(configured())]
+    assert "FairleadSlowFirstToken" not in names, "no target is set"
+    assert "FairleadSlowFirstToken" in [rule.alert for rule in rules_of(configured(alerts={"ttft": "2s"}))]
+    less = [rule.alert for rule in rules_of(configured(alerts={"off": ["panic"]}, retries={"budget": "0%"}))]
+    assert set(names) - set(less) == {"FairleadPanic", "FairleadRetryBudgetSpent"}
 
 
 def test_the_stale_limit_follows_a_slow_reading_of_engines() -> None:
@@ -247,6 +264,45 @@ def test_threshold_and_least_requests_of_the_config_count(tmp_path: Path) -> Non
 # --- the others ----------------------------------------------------------------------------------------------
 
 
+def tokens(**per_reading: float) -> Series:
+    """Five requests per reading for each, and so many tokens."""
+    return traffic(TARGET, **dict.fromkeys(per_reading, 5.0)) | {
+        f'fairlead_contested_tokens_total{{{TARGET},backend="{name}"}}': f"0+{step:g}x{ALWAYS}"
+        for name, step in per_reading.items()
+    }
+
+
+def first_tokens(late: float, in_time: float) -> Series:
+    """So many per reading, within one second and within five."""
+    counts = {"1": in_time, "5": in_time + late, "+Inf": in_time + late}
+    series = {
+        f'fairlead_ttft_seconds_bucket{{{TARGET},backend="a",le="{le}"}}': f"0+{step:g}x{ALWAYS}"
+        for le, step in counts.items()
+    }
+    return series | {f'fairlead_ttft_seconds_count{{{TARGET},backend="a"}}': f"0+{late + in_time:g}x{ALWAYS}"}
+
+
+@pytest.mark.parametrize(("late", "in_time", "fires"), [(1, 9, True), (1, 49, False), (0.05, 0.05, False)])
+def test_the_first_token_has_a_target_only_where_one_is_set(
+    tmp_path: Path, late: float, in_time: float, fires: bool
+) -> None:
+    series = fleet(a=1) | first_tokens(late, in_time)
+    told = ["FairleadSlowFirstToken|,lb1:9900"] if fires else []
+    firing(tmp_path, series, {"10m": told}, configured(alerts={"ttft": "2s"}))
+    firing(tmp_path, series, {"10m": []})
+
+
+def test_the_other_numbers_of_the_config_count(tmp_path: Path) -> None:
+    series = fleet(a=1, b=1) | traffic(a=50, b=50) | errors(b=1)
+    told = {"8m": ["FairleadBackendErrors|b,lb1:9900"]}
+    firing(tmp_path, series, told, configured(alerts={"errors": {"threshold": "1%"}}))
+    firing(tmp_path, series, {"8m": []}, configured(alerts={"errors": {"threshold": "1%", "min_errors": 50}}))
+    queue = fleet(a=1) | {f'fairlead_engine_waiting{{{TARGET},backend="a"}}': f"1+1x{ALWAYS}"}
+    firing(tmp_path, queue, {"15m": []}, configured(alerts={"queue": {"waiting": 100}}))
+    slow = fleet(a=1) | gauges("fairlead_backend_pace", a=3.2) | gauges("fairlead_inflight_requests", a=1)
+    firing(tmp_path, slow, {"15m": []}, configured(alerts={"slow": 4}))
+
+
 def errors(**per_reading: float) -> Series:
     return {
         f'fairlead_backend_errors_total{{{TARGET},backend="{name}",kind="connect"}}': f"0+{step:g}x{ALWAYS}"
@@ -306,6 +362,81 @@ def errors(**per_reading: float) -> Series:
             | gauges("fairlead_inflight_requests", a=0),
             {"5m": []},
             id="old metrics of an idle engine",
+        ),
+        pytest.param(
+            fleet(a=1, b=1) | tokens(a=9000, b=100),
+            {"2m": [], "10m": ["FairleadBackendTakesMostTokens|a,lb1:9900"]},
+            id="most tokens go to one",
+        ),
+        pytest.param(fleet(a=1, b=1) | tokens(a=700, b=300), {"10m": []}, id="tokens at seven to three"),
+        pytest.param(fleet(a=1) | tokens(a=9000), {"10m": []}, id="all tokens to the only one"),
+        pytest.param(
+            fleet(a=1, b=1, weights={"a": 0.9, "b": 0.1}) | tokens(a=9000, b=1000),
+            {"10m": []},
+            id="weights ask for most tokens",
+        ),
+        pytest.param(
+            fleet(a=1, b=1) | gauges("fairlead_backend_ejected", b=1) | tokens(a=9000),
+            {"10m": []},
+            id="all tokens to one while the other rests",
+        ),
+        pytest.param(
+            fleet(a=1, b=1) | {f'fairlead_panic{{{TARGET},model="m"}}': "0x8 1x20 0x100"},
+            {"2m30s": [], "5m": ["FairleadPanic|,lb1:9900"], "10m": []},
+            id="panic",
+        ),
+        pytest.param(
+            fleet(a=0) | {f'fairlead_panic{{{TARGET},model="m"}}': constant(1)},
+            {"1m45s": ["FairleadNoHealthyBackend|,lb1:9900"]},
+            id="with none up, panic is no news",
+        ),
+        pytest.param(
+            fleet(a=1) | {f"fairlead_retry_overflow_total{{{TARGET}}}": "0x20 3+3x20 63x100"},
+            {"4m": [], "8m": ["FairleadRetryBudgetSpent|,lb1:9900"], "20m": []},
+            id="the retry budget is spent",
+        ),
+        pytest.param(
+            fleet(a=1) | {f"fairlead_retry_overflow_total{{{TARGET}}}": "0x20 1x100"}, {"6m": []}, id="one overflow",
+        ),
+        pytest.param(
+            fleet(a=1, b=1)
+            | gauges("fairlead_backend_pace", a=0.3, b=3.2)
+            | gauges("fairlead_inflight_requests", a=1, b=1),
+            {"4m": [], "7m": ["FairleadBackendSlow|b,lb1:9900"]},
+            id="slow against its peers",
+        ),
+        pytest.param(
+            fleet(a=1, b=1)
+            | gauges("fairlead_backend_pace", a=0.3, b=3.2)
+            | gauges("fairlead_inflight_requests", a=1, b=0),
+            {"7m": []},
+            id="slow once, and idle now",
+        ),
+        pytest.param(
+            fleet(a=1, b=0) | {f'fairlead_prefix_distrusted{{{TARGET},backend="a"}}': "1x30 0x100"},
+            {"4m": ["FairleadBackendDown|b,lb1:9900"], "10m": ["FairleadBackendDown|b,lb1:9900"]}
+            | {"7m": ["FairleadBackendDown|b,lb1:9900", "FairleadPrefixViewDistrusted|a,lb1:9900"]},
+            id="a distrusted view",
+        ),
+        pytest.param(
+            fleet(a=1)
+            | {
+                f'fairlead_tls_expiry_timestamp_seconds{{{TARGET},where="{where}"}}': constant(86_400 * days)
+                for where, days in (("listen [::]:443", 13), ("TLS with backend a", 15))
+            },
+            {"1m": ["FairleadCertificateEnds|,lb1:9900"]},
+            id="a certificate ends in 13 days",
+        ),
+        pytest.param(
+            fleet(a=1)
+            | {f'fairlead_tls_expiry_timestamp_seconds{{{TARGET},where="listen [::]:443"}}': constant(86_400 * 15)},
+            {"1m": [], "20m": []},
+            id="a certificate that lasts",
+        ),
+        pytest.param(
+            fleet(a=1) | {f"fairlead_config_last_reload_success{{{TARGET}}}": "1x8 0x20 1x100"},
+            {"2m30s": [], "5m": ["FairleadReloadRefused|,lb1:9900"], "10m": []},
+            id="a reload was refused",
         ),
         pytest.param({"up": constant(0)}, {"1m": [], "3m": ["FairleadAbsent|,"]}, id="nothing there"),
     ],

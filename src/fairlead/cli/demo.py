@@ -159,6 +159,7 @@ def _addresses(balancer: Child, engines: Sequence[str], policy: str) -> list[str
         "",
         f"Still running with {policy} and light load, until Ctrl-C. In another terminal:",
         f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'",
+        f"  {admin}/                      the dashboard, for a browser",
         f"  curl {admin}/api/backends     each engine's share, load and learned speed",
         f"  curl {admin}/api/decisions    the last requests, and where they went",
         f"  curl {admin}/metrics          for Prometheus",

@@ -15,8 +15,12 @@ COMMANDS = {
     "demo": ("fairlead.cli.demo", "See it work: emulated engines, load, a comparison. No GPU needed."),
     "emulate": ("fairlead.cli.emulate", "Start emulated engines to try things on."),
     "simulate": ("fairlead.cli.simulate", "What would a policy or a fleet do with your traffic?"),
+    "top": ("fairlead.cli.top", "The fleet in the terminal, live."),
+    "explain": ("fairlead.cli.explain", "Why did a request go where it went?"),
     "reload": ("fairlead.cli.reload", "Have a running Fairlead read its config file again."),
+    "init": ("fairlead.cli.init", "Find engines and write a config file for them."),
     "check": ("fairlead.cli.check", "Report every problem in a config file."),
+    "doctor": ("fairlead.cli.doctor", "Look at engines: what hurts balancing, and how to mend it."),
     "import": ("fairlead.cli.import_", "Read configuration of other tools."),
     "export": ("fairlead.cli.export", "Write configuration for other tools."),
 }

@@ -21,6 +21,11 @@ IMPURE = frozenset({"asyncio", "socket", "time", "random", "logging", "os", "thr
 
 PURE_EMULATOR = tuple(f"emulator.{name}" for name in ("engine", "kvcache", "profiles", "quiet", "work"))
 
+PURE_DOCTOR = tuple(
+    f"doctor.{name}"
+    for name in ("checks", "checks_fleet", "facts", "findings", "mend", "places", "read", "report", "write")
+)
+
 # Part -> what of ours it may import. The longest part that fits a module counts.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "core": ("core",),
@@ -34,14 +39,22 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "picker": ("picker", "core", "wire"),
     "sim": ("sim", "core", "charts", *PURE_EMULATOR),
     # shows what the running parts hold, and starts none of them
-    "control": ("control", "core", "wire", "proxy", "feeds", "charts", "config.schema"),
+    "control": ("control", "core", "wire", "proxy", "feeds", "charts", "dashboard", "config.schema"),
+    # a configuration goes out of these, so they know how one is written
+    "control.exports": ("control.exports", "control.gate", "core", "wire", "config.schema", "config.walk"),
+    "dashboard": ("dashboard", "charts"),
     "config": ("config", "core.model", "core.policies.registry", "core.retry", "engines.registry"),
     "nginx": ("nginx", "config"),
-    **dict.fromkeys(("config.parts", "config.reload"), ("config", "core", "feeds", "proxy", "control")),
+    **dict.fromkeys(PURE_DOCTOR, (*PURE_DOCTOR, "core.model", "engines")),
+    "doctor": ("doctor", "core.model", "engines"),
+    "top": ("top",),  # knows a running Fairlead by its admin API only
+    **dict.fromkeys(
+        ("config.parts", "config.changes", "config.reload"), ("config", "core", "feeds", "proxy", "control")
+    ),
     "config.build": ("config", "core", "engines", "feeds", "proxy", "picker", "sim", "control"),
 }
-WIRES = ("config.build", "cli", "demo", "__main__")  # whatever these import, they are the outermost layer
-PURE = ("core", "wire", "engines", *PURE_EMULATOR)
+WIRES = ("config.build", "cli", "demo", "workers", "__main__")  # whatever these import, they are the outermost layer
+PURE = ("core", "wire", "engines", *PURE_EMULATOR, *PURE_DOCTOR)
 NO_CALLS = frozenset({"open", "print", "input", "eval", "exec", "breakpoint"})
 
 
@@ -119,6 +132,16 @@ def purity_problems(module: str, text: str) -> list[str]:
         elif isinstance(node, ast.AsyncFunctionDef | ast.Await):
             problems.append(f"{module}:{node.lineno}: is asynchronous")
     return problems
+
+
+def cancel_problems(module: str, text: str) -> list[str]:
+    """Calls of asyncio.wait_for: Python 3.11's can forget that it was cancelled, and the task lives on."""
+    return [
+        f"{module}:{node.lineno}: calls wait_for; use `async with asyncio.timeout(...)`, which never swallows a cancel"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Attribute | ast.Name)
+        and (node.attr if isinstance(node, ast.Attribute) else node.id) == "wait_for"
+    ]
 
 
 def length_problems(module: str, text: str) -> list[str]:

@@ -31,6 +31,12 @@ def test_pure_parts_have_no_clock_no_chance_and_no_io() -> None:
     assert [problem for module, text in ALL for problem in rules.purity_problems(module, text)] == []
 
 
+def test_nothing_waits_in_a_way_that_swallows_a_cancel() -> None:
+    assert [problem for module, text in ALL for problem in rules.cancel_problems(module, text)] == []
+    assert rules.cancel_problems("cli.new", "async def f():\n    await asyncio.wait_for(g(), 1.0)") != []
+    assert rules.cancel_problems("cli.new", "from asyncio import wait_for\nwait_for(g(), 1.0)") != []
+
+
 def test_no_file_is_too_long() -> None:
     assert [problem for module, text in ALL for problem in rules.length_problems(module, text)] == []
 

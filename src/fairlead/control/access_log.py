@@ -7,29 +7,17 @@ Never in it: prompts, keys, bodies. What came from clients is escaped.
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
-import stat
-import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import IO
 
+from fairlead.control.log_file import LogFile
 from fairlead.control.log_formats import Render
 from fairlead.proxy.record import Record
 
 MAX_BATCHES = 256  # batches that may wait for the thread
 MAX_BATCH = 4_096  # records in one; written at each tick of the wheel or when full
-
-
-def _open(path: str) -> IO[str]:
-    """The file to append to. A named pipe without a reader is an error, instead of a wait for one."""
-    fifo = os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode)
-    flags = os.O_WRONLY | (os.O_NONBLOCK if fifo else os.O_APPEND | os.O_CREAT)
-    file = os.open(path, flags, 0o640)
-    os.set_blocking(file, True)
-    return open(file, "w", encoding="utf-8")
 
 
 class AccessLog:
@@ -39,7 +27,7 @@ class AccessLog:
         """`path` "-" is standard output. OSError when the file cannot be opened."""
         self._clock = clock
         self._render = render
-        self._file = sys.stdout if path == "-" else _open(path)
+        self._file = LogFile(path)
         self._batch: list[Record] = []
         self._queue: queue.Queue[tuple[float, list[Record]] | None] = queue.Queue(MAX_BATCHES)
         self.dropped = 0
@@ -61,6 +49,13 @@ class AccessLog:
         except queue.Full:
             self.dropped += len(batch)
 
+    def reopen(self) -> None:
+        """Its file may have been moved away: what comes from now on goes to the one of its name."""
+        self.flush()
+        self._file.ask()
+        with contextlib.suppress(queue.Full):  # then the thread has enough that wakes it
+            self._queue.put_nowait((0.0, []))
+
     def close(self) -> None:
         """Write what is left; waits at most two seconds for a stalled reader."""
         self.flush()
@@ -74,11 +69,9 @@ class AccessLog:
         while (item := self._queue.get()) is not None:
             offset, batch = item
             render = self._render
+            self._file.look()
             try:
                 self._file.write("".join([render(record, record.arrived + offset) for record in batch]))
-                self._file.flush()
             except (OSError, ValueError):
                 self.dropped += len(batch)
-        if self._file is not sys.stdout:
-            with contextlib.suppress(OSError):  # its reader may be gone
-                self._file.close()
+        self._file.close()

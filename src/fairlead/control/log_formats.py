@@ -43,6 +43,8 @@ def text_line(record: Record, wall: float) -> str:
         line += f" error={record.error}"
     if record.tried:
         line += f" failed_on={','.join(record.tried)}"
+    if record.hedge is not None:
+        line += f" hedge={record.hedge.outcome} first={record.hedge.first} second={record.hedge.second}"
     return f"{line} id={record.request_id or '-'}\n"
 
 
@@ -60,6 +62,8 @@ def json_line(record: Record, wall: float) -> str:
         "backend": record.backend,
         "tries": record.tries,
         "failed_on": list(record.tried),
+        "hedged": record.hedge is not None,
+        "hedge": record.hedge._asdict() if record.hedge is not None else None,
         "prompt_tokens": record.prompt_tokens,
         "output_tokens": record.output_tokens,
         "bytes_out": record.bytes_out,
@@ -67,6 +71,7 @@ def json_line(record: Record, wall: float) -> str:
         "duration": round(record.duration, 6),
         "outcome": record.outcome,
         "error": record.error or None,
+        "config_version": record.version,
     }
     text = msgspec.json.encode(fields).decode()
     if not text.isprintable():  # JSON lets DEL, C1 controls and line separators stand; terminals act on them
@@ -106,6 +111,7 @@ VARIABLES: Final[Mapping[str, Callable[[Record, float], object]]] = {
     "outcome": lambda record, wall: record.outcome,
     "error": lambda record, wall: record.error,
     "request_id": lambda record, wall: record.request_id,
+    "config_version": lambda record, wall: record.version,
 }
 """What may stand in a template as $name; what is not known is a dash."""
 

@@ -18,11 +18,15 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from fairlead import __version__
+from fairlead.control.alerting import Alerting
+from fairlead.control.decision_log import DecisionLog
 from fairlead.control.fleet import Versions
 from fairlead.control.recorder import Histogram, Recorder
 from fairlead.control.recording import Recording
-from fairlead.core.alerts import ShareAlert
+from fairlead.control.tracing import Tracing
+from fairlead.core.alerts.facts import paces
 from fairlead.core.balancer import Balancer
+from fairlead.core.cluster.backend import METRICS, PROBER
 from fairlead.core.cluster.prefix import ENTRY_BYTES
 from fairlead.proxy.service import Service
 from fairlead.proxy.sockets import open_descriptors
@@ -38,17 +42,19 @@ class MetricsPage(Collector):
         balancer: Balancer,
         recorder: Recorder,
         service: Service,
-        alert: ShareAlert,
+        alerting: Alerting,
         dropped_lines: Callable[[], int],
         recording: Recording | None = None,
     ) -> None:
         self._balancer = balancer
         self._recorder = recorder
         self._service = service
-        self._alert = alert
+        self._alerting = alerting
         self._dropped_lines = dropped_lines
         self._recording = recording
         self.versions: Versions | None = None  # of the configuration
+        self.decisions: DecisionLog | None = None
+        self.tracing: Tracing | None = None
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -68,6 +74,11 @@ class MetricsPage(Collector):
         yield from self._of_policies()
         if self._recording is not None:
             yield from self._of_recording(self._recording)
+        if self.decisions is not None:
+            yield from self._of_decisions(self.decisions)
+        if self.tracing is not None:
+            yield CounterMetricFamily("fairlead_spans", "spans that the collector took", self.tracing.sent)
+            yield CounterMetricFamily("fairlead_spans_dropped", "spans that it did not get", self.tracing.dropped)
         if self.versions is not None:
             yield from self._of_config(self.versions)
         yield from self._of_process()
@@ -102,6 +113,9 @@ class MetricsPage(Collector):
             "fairlead_retry_overflow", "retries that the budget did not allow", self._balancer.budget.overflows
         )
         yield _counters("fairlead_retries", "requests moved to another backend", ("reason",), recorder.retries)
+        yield _counters("fairlead_hedges", "second backends asked early, by outcome", ("outcome",), recorder.hedges)
+        refused = recorder.hedges_refused
+        yield _counters("fairlead_hedges_refused", "late requests that were not hedged", ("reason",), refused)
         yield _counters("fairlead_refused", "what was refused or cut off, by reason", ("reason",), recorder.refusals)
         yield _counters("fairlead_client_aborts", "clients that left before the end", ("phase",), recorder.aborts)
         ttft = {id: n.ttft for id, n in numbers.items()}
@@ -136,6 +150,10 @@ class MetricsPage(Collector):
         yield _counters(
             "fairlead_contested_requests", "requests sent here that another could have taken", ("backend",), contested
         )
+        tokens = {id: n.contested_tokens for id, n in self._recorder.backends.items()}
+        yield _counters(
+            "fairlead_contested_tokens", "prompt and output tokens of such requests that ended", ("backend",), tokens
+        )
         yield gauge("fairlead_inflight_requests", "requests in flight", [b.inflight for b in backends])
         yield gauge(
             "fairlead_pending_tokens",
@@ -160,8 +178,21 @@ class MetricsPage(Collector):
             "age of the last reading of its metrics",
             [now - b.polled_at for b in known],
         )
+        troubles = (
+            (METRICS, "fairlead_engine_metrics_errors", "readings of its metrics that gave no numbers"),
+            (PROBER, "fairlead_prober_restarts", "times that watching it failed by a fault in Fairlead, and went on"),
+        )
+        for what, name, help in troubles:
+            yield _counters(name, help, ("backend",), {b.id: b.troubles[what] for b in backends})
         yield gauge(
             "fairlead_backend_capacity", "speed, the fleet's mean is 1; or its weight", [b.capacity for b in backends]
+        )
+        times = paces(backends)
+        compared = [id for id, value in times.items() if value is not None]
+        yield _Gauges(compared)(
+            "fairlead_backend_pace",
+            "its time for the same work over its peers'; what weights explain is taken out",
+            [times[id] or 0.0 for id in compared],
         )
         yield gauge(
             "fairlead_prefill_slowdown",
@@ -173,12 +204,6 @@ class MetricsPage(Collector):
             "observed over predicted decode time; 2: half as fast as the reference machine",
             [b.decode_slowdown for b in backends],
         )
-        shares = self._alert.shares
-        yield gauge(
-            "fairlead_backend_share",
-            "share of the requests of the alert window",
-            [shares.get(b.id, 0.0) for b in backends],
-        )
         usable = [b for b in backends if b.up and not b.draining and not b.passive.ejected(now)]
         weights = sum(b.weight for b in usable) if any(b.weight_set for b in backends) else 0.0
         yield gauge(
@@ -186,10 +211,7 @@ class MetricsPage(Collector):
             "share that set weights ask for; 0 where none are set",
             [b.weight / weights if weights and b in usable else 0.0 for b in backends],
         )
-        alerts = GaugeMetricFamily("fairlead_alert_active", "1 while an alert stands", labels=("alert", "backend"))
-        for b in backends:
-            alerts.add_metric(("backend_share", b.id), float(b.id in self._alert.active))
-        yield alerts
+        yield from self._alerting.metrics([b.id for b in backends])
 
     def _of_prefixes(self) -> Iterator[Metric]:
         backends = list(self._balancer.backends.values())
@@ -201,6 +223,11 @@ class MetricsPage(Collector):
             "fairlead_prefix_trust",
             "share of the predicted cached tokens that its reports confirm",
             [b.trust.factor for b in backends],
+        )
+        yield gauge(
+            "fairlead_prefix_distrusted",
+            "1 while its reports disagree with what it is thought to have cached",
+            [float(b.trust.distrusted) for b in backends],
         )
         drops = {b.id: b.trust.drops for b in backends}
         yield _counters(
@@ -236,6 +263,12 @@ class MetricsPage(Collector):
         yield GaugeMetricFamily(
             "fairlead_recording_stopped", "1 when its disk has ended it", float(bool(recording.problem))
         )
+
+    def _of_decisions(self, log: DecisionLog) -> Iterator[Metric]:
+        yield CounterMetricFamily("fairlead_decision_log_lines", "requests in the log of decisions", log.written)
+        yield CounterMetricFamily("fairlead_decision_log_dropped", "requests that are missing in it", log.dropped)
+        stopped = float(bool(log.problem))
+        yield GaugeMetricFamily("fairlead_decision_log_stopped", "1 when its disk has ended it", stopped)
 
     def _of_config(self, versions: Versions) -> Iterator[Metric]:
         yield GaugeMetricFamily("fairlead_config_version", "number of the configuration in force", versions.number)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 
-from fairlead.control.views import why_rested
 from fairlead.core.balancer import Balancer
+from fairlead.core.cluster.standing import why_rested
 from fairlead.core.shadow import Shadow
 
 log = logging.getLogger("fairlead")

@@ -12,12 +12,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from fairlead.core.hedge import OUTCOMES, REASONS
 from fairlead.proxy.record import Record
 
 if TYPE_CHECKING:
     from fairlead.core.balancer import Balancer
     from fairlead.proxy.downstream import Asker
     from fairlead.proxy.exchange import Exchange
+    from fairlead.proxy.trace import Tracer
     from fairlead.wire.http1 import RequestHead
 
 SECONDS = (
@@ -78,6 +80,7 @@ class BackendNumbers:
 
     __slots__ = (
         "cached_tokens",
+        "contested_tokens",
         "inter_token",
         "output_tokens",
         "predicted_tokens",
@@ -89,6 +92,7 @@ class BackendNumbers:
     def __init__(self) -> None:
         self.prompt_tokens = 0
         self.output_tokens = 0
+        self.contested_tokens = 0  # prompt and output, of requests that another backend could have taken
         self.cached_tokens = 0  # prompt tokens that the engine found in its cache
         self.predicted_tokens = 0  # prompt tokens that we thought it would find, of requests where it told
         self.seconds = Histogram(SECONDS)  # request's first byte to answer's last
@@ -111,10 +115,14 @@ class Recorder:
             self.joined(id)
         self.refusals: dict[str, int] = dict.fromkeys(REFUSALS, 0)  # by reason
         self.retries: dict[str, int] = {}  # by reason
+        self.hedges: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
+        self.hedges_refused: dict[str, int] = dict.fromkeys(REASONS, 0)
         self.aborts: dict[str, int] = {}  # clients that left, by phase
         self.decision = Histogram(MICRO)
         self.records: OrderedDict[str, Record] = OrderedDict()  # the last ones, oldest first
         self.on_connect_failure: Callable[[str], None] | None = None
+        self.tracer: Tracer | None = None  # for requests that are refused before they are anything
+        self.version = 1  # of the configuration in force; a request keeps the one that it began with
 
     def send_to(self, *sinks: Callable[[Record], None]) -> None:
         """Other sinks from the next record on."""
@@ -154,6 +162,11 @@ class Recorder:
         record.outcome = outcome
         record.error = exchange.error
         record.lease = lease = exchange.lease
+        record.hedge = exchange.race.told if exchange.race is not None else None
+        record.trace = trace = exchange.trace
+        if trace is not None:
+            trace.close(exchange, now)
+        record.version = exchange.version
         record.tries = exchange.tries
         record.tried = exchange.tried
         record.bytes_out = exchange.bytes_out
@@ -187,6 +200,8 @@ class Recorder:
                 numbers.ttft.observe(first - arrived)
                 if produced > 1:
                     numbers.inter_token.observe((now - first) / (produced - 1), produced - 1)
+            if len(lease.candidates) > 1:
+                numbers.contested_tokens += (record.prompt_tokens or 0) + (record.output_tokens or 0)
         if not model:
             model = ""
         elif model not in self._balancer.models:
@@ -220,8 +235,11 @@ class Recorder:
             record.status = status
             record.outcome = "refused"
             record.error = reason
+            record.version = self.version
             record.request_id = request_id.decode("latin-1")
             if head is not None:
+                if self.tracer is not None:
+                    record.trace = self.tracer.begin(head)
                 record.method = head.method.decode("latin-1")
                 record.path = head.target.partition(b"?")[0][:MAX_PATH].decode("latin-1")
             for sink in self._sinks:
@@ -234,6 +252,11 @@ class Recorder:
     def retried(self, reason: str) -> None:
         """A request moves to another backend."""
         self.retries[reason] = self.retries.get(reason, 0) + 1
+
+    def hedged(self, word: str) -> None:
+        """What came of a hedge, or why a request that was late has none."""
+        counts = self.hedges if word in self.hedges else self.hedges_refused
+        counts[word] += 1
 
     def failed(self, backend: str, kind: str) -> None:
         """A backend failed a request."""

@@ -178,6 +178,10 @@ class Recording:
         if not (self.problem or self._closed):
             self._taken.append(policy)
 
+    def reopen(self) -> None:
+        """Its file may have been moved away: what comes from now on goes to a new one of its name."""
+        self._files.ask()
+
     def close(self) -> None:
         """Write what was taken; waits at most `CLOSE_SECONDS` for a disk that stalls."""
         if self._closed:

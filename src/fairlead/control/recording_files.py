@@ -2,15 +2,19 @@
 
 Rule 1: a line is in a file whole or not at all, and every file begins with a header.
 Rule 2: nothing but regular files is written to, and only their owner can read them.
+Rule 3: a file that was moved away is left as it is, and another is begun under its name, when somebody asks for it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import stat
 from typing import Final
+
+log = logging.getLogger("fairlead")
 
 NEW_FILE: Final = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: a named pipe in this place is refused instead of waited for; regular files do not care.
@@ -34,6 +38,7 @@ class Files:
         self._buffer = bytearray()
         self._file, self._size = open_file(path)
         self._ours = False  # does it begin with our header?
+        self._asked = False  # to begin again
         self._renewed = False  # must another header come before the next line?
 
     def add(self, line: bytes) -> None:
@@ -57,8 +62,31 @@ class Files:
         self._header = header
         self._renewed = True
 
+    def ask(self) -> None:
+        """Begin again under our name, at the next `flush`, if the file is no longer there. From any thread."""
+        self._asked = True
+
     def flush(self) -> None:
-        """Write what has come together, all of it or nothing."""
+        """Write what has come together, all of it or nothing, and do what was asked for."""
+        self._write()
+        if self._asked:
+            self._asked = False
+            self._reopen()
+
+    def _reopen(self) -> None:
+        ours = os.fstat(self._file)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(ours, os.lstat(self._names[0])):
+                return
+        try:
+            file, size = open_file(self._names[0])
+        except OSError as problem:
+            log.warning("%s cannot be opened again, the old file goes on: %s", self._names[0], why(problem))
+            return
+        os.close(self._file)
+        self._file, self._size, self._ours = file, size, False
+
+    def _write(self) -> None:
         if not self._buffer:
             return
         if os.fstat(self._file).st_nlink == 0:  # somebody deleted it: begin a new one

@@ -91,7 +91,7 @@ class Switching:
 
     def shown(self) -> dict[str, Any]:
         """The policies in force with their options."""
-        return {"policy": _shown(self.policy), "shadow": None if self.shadow is None else _shown(self.shadow)}
+        return {"policy": as_shown(self.policy), "shadow": None if self.shadow is None else as_shown(self.shadow)}
 
 
 def session_source(policy: Policy, shadow: Policy | None) -> SessionSource | None:
@@ -110,7 +110,7 @@ def _name(policy: Policy | None) -> str:
     return "none" if policy is None else policy.name
 
 
-def _shown(policy: Policy) -> dict[str, Any]:
+def as_shown(policy: Policy) -> dict[str, Any]:
     """Its name and the options that are its own."""
     own = {
         name: getattr(policy, name)

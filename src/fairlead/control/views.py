@@ -2,58 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any
 
-from fairlead.control.recorder import Recorder
-from fairlead.core.alerts import Alert, ShareAlert
+from fairlead.control import explaining
+from fairlead.control.alerting import Alerting
+from fairlead.control.explaining import MAX_ROWS, number
+from fairlead.control.recorder import SECONDS, Recorder
 from fairlead.core.balancer import Balancer
 from fairlead.core.cluster.backend import Backend
-from fairlead.core.cluster.ledger import Lease
 from fairlead.core.cluster.prefix import ENTRY_BYTES
-from fairlead.core.health.passive import NO_PROGRESS, SLOW
+from fairlead.core.cluster.standing import state_of
 from fairlead.feeds.watch import Watch
-from fairlead.proxy.record import Record
-
-MAX_ROWS = 64  # candidates shown in an explanation; the best ones of a larger fleet
-
-
-def _number(value: float | None, digits: int = 6) -> float | None:
-    """JSON has no infinities."""
-    if value is None or not math.isfinite(value):
-        return None
-    return round(float(value), digits)
-
-
-def state_of(backend: Backend, now: float) -> tuple[str, str]:
-    """(state, reason): up, down, ejected, draining, disabled."""
-    if not backend.enabled:
-        return "disabled", "marked as down: it gets no requests"
-    if not backend.up:
-        return "down", backend.probes.reason
-    if backend.draining:
-        return "draining", "takes no new requests"
-    passive = backend.passive
-    if passive.ejected(now):
-        return "ejected", f"rests {passive.ejected_until - now:.0f} s more {why_rested(backend)}"
-    if passive.resting:
-        return "ejected", f"its rest is over: one request at a time until one ends well {why_rested(backend)}"
-    if backend.models is None:
-        return "down", "its models are not known yet"
-    if passive.ramping and (share := passive.share(now)):
-        return "up", f"slow start: it gets up to {share:.0%} of its fair share"
-    return "up", ""
-
-
-def why_rested(backend: Backend) -> str:
-    """Why was it ejected? As the end of a sentence."""
-    passive = backend.passive
-    what = {NO_PROGRESS: "as it hung", SLOW: "as it was too slow"}.get(passive.cause, "after failed requests")
-    again = f", {passive.streak} times in a row" if passive.streak > 1 else ""
-    return f"{what}{again} (last: {passive.reason})"
 
 
 class Views:
@@ -63,13 +25,13 @@ class Views:
         self,
         balancer: Balancer,
         recorder: Recorder,
-        alert: ShareAlert,
+        alerting: Alerting,
         watches: Mapping[str, Watch],
         clock: Callable[[], float],
     ) -> None:
         self._balancer = balancer
         self._recorder = recorder
-        self._alert = alert
+        self._alerting = alerting
         self._watches = watches
         self._clock = clock
 
@@ -77,7 +39,7 @@ class Views:
         return round(time.time() - self._clock() + at, 3)
 
     def backends(self) -> list[dict[str, Any]]:
-        """One row per backend."""
+        """One row per backend. `ttft_counts` is for history.py, which turns it into figures of the last minute."""
         return [self._backend(b) for b in self._balancer.backends.values()]
 
     def _backend(self, b: Backend) -> dict[str, Any]:
@@ -88,9 +50,9 @@ class Views:
         ended = b.answered + b.errors
         hits = None
         if stats.prefix_queries:
-            hits = _number((stats.prefix_hits or 0.0) / stats.prefix_queries, 4)
+            hits = number((stats.prefix_hits or 0.0) / stats.prefix_queries, 4)
         elif stats.hit_rate is not None:
-            hits = _number(stats.hit_rate, 4)
+            hits = number(stats.hit_rate, 4)
         numbers = self._recorder.backends.get(b.id)
         ttft = numbers.ttft if numbers else None
         count = sum(ttft.counts) if ttft else 0
@@ -106,12 +68,12 @@ class Views:
             "max_connections": b.max_connections,
             "enabled": b.enabled,
             "backup": b.backup,
-            "capacity": _number(b.capacity, 4),
-            "slowdown": _number(b.slowdown, 4),
-            "prefill_slowdown": _number(b.prefill_slowdown, 4),
-            "decode_slowdown": _number(b.decode_slowdown, 4),
-            "overdue": _number(b.overdue, 3),
-            "share": _number(self._alert.shares.get(b.id, 0.0), 4),
+            "capacity": number(b.capacity, 4),
+            "slowdown": number(b.slowdown, 4),
+            "prefill_slowdown": number(b.prefill_slowdown, 4),
+            "decode_slowdown": number(b.decode_slowdown, 4),
+            "overdue": number(b.overdue, 3),
+            "share": number(self._alerting.shares.get(b.id, 0.0), 4),
             "inflight": b.inflight,
             "pending_tokens": b.prompt_pending + b.output_pending,
             "pending_prompt_tokens": b.prompt_pending,
@@ -120,92 +82,45 @@ class Views:
             "answered": b.answered,
             "errors": b.errors,
             "ejections": dict(b.passive.ejections),
-            "error_rate": _number(b.errors / ended, 4) if ended else 0.0,
-            "ttft_mean": _number(ttft.total / count) if ttft and count else None,
-            "engine_waiting": _number(stats.waiting),
-            "engine_running": _number(stats.running),
-            "foreign_waiting": _number(b.foreign_waiting, 3),
-            "foreign_running": _number(b.foreign_running, 3),
-            "kv_usage": _number(stats.kv_usage, 4),
+            "error_rate": number(b.errors / ended, 4) if ended else 0.0,
+            "prompt_tokens": numbers.prompt_tokens if numbers else 0,
+            "output_tokens": numbers.output_tokens if numbers else 0,
+            "ttft_counts": list(ttft.counts) if ttft else [0] * (len(SECONDS) + 1),
+            "ttft_mean": number(ttft.total / count) if ttft and count else None,
+            "engine_waiting": number(stats.waiting),
+            "engine_running": number(stats.running),
+            "foreign_waiting": number(b.foreign_waiting, 3),
+            "foreign_running": number(b.foreign_running, 3),
+            "kv_usage": number(stats.kv_usage, 4),
             "prefix_hit_ratio": hits,
             "prefix_view": _prefix_view(b) if self._balancer.uses_prefixes else None,
-            "metrics_age": _number(now - b.polled_at, 3),
+            "metrics_age": number(now - b.polled_at, 3),
             "metrics_problem": watch.about.metrics_problem or None if watch else None,
         }
 
     def decisions(self, limit: int) -> list[dict[str, Any]]:
         """The last requests, newest first."""
-        return [self._summary(r) for r in islice(reversed(self._recorder.records.values()), limit)]
-
-    def _summary(self, r: Record) -> dict[str, Any]:
-        return {
-            "id": r.request_id,
-            "time": self._wall(r.arrived),
-            "method": r.method,
-            "path": r.path,
-            "model": r.model,
-            "backend": r.backend,
-            "reason": r.lease.choice.reason if r.lease is not None else None,
-            "status": r.status,
-            "outcome": r.outcome,
-            "error": r.error or None,
-            "tries": r.tries,
-            "failed_on": list(r.tried),
-            "ttft": _number(r.ttft),
-            "duration": _number(r.duration),
-            "prompt_tokens": r.prompt_tokens,
-            "output_tokens": r.output_tokens,
-        }
+        offset = time.time() - self._clock()
+        newest = islice(reversed(self._recorder.records.values()), limit)
+        return [explaining.summary(record, record.arrived + offset) for record in newest]
 
     def explain(self, request_id: str) -> dict[str, Any] | None:
-        """Why did it go there? None when the request is not (or no longer) known."""
+        """Why did it go there, and what came of it? None when the request is not (or no longer) known."""
         record = self._recorder.records.get(request_id)
         if record is None:
             return None
-        answer: dict[str, Any] = {"request": self._summary(record), "decision": None}
+        asked = explaining.asked(record, self._wall(record.arrived))
+        answer: dict[str, Any] = {"request": asked, "decision": None, "after": None}
         lease = record.lease
         if lease is None:
             answer["explanation"] = f"it was not sent to any backend: {record.error or record.outcome}"
             return answer
-        choice, policy, facts = lease.choice, lease.policy or self._balancer.policy, lease.facts
-        rows = []
-        for i, b in enumerate(lease.candidates):
-            row = choice.terms[i] if i < len(choice.terms) else ()
-            terms = {name: _number(value) for name, value in zip(policy.term_names, row, strict=False)}
-            score = _number(choice.scores[i]) if i < len(choice.scores) else None
-            rows.append({"backend": b.id, "score": score, "terms": terms, "chosen": i == choice.index})
-        rows.sort(key=lambda row: (not row["chosen"], math.inf if row["score"] is None else row["score"]))
-        now = self._clock()
-        considered = {b.id for b in lease.candidates}
-        others = []
-        for b in self._balancer.backends.values():
-            if b.id not in considered:
-                state, reason = state_of(b, now)
-                if b.id in record.tried:
-                    state, reason = "tried", "it had failed this request before"
-                elif state == "up":
-                    reason = "up now; at that moment it was not usable or does not serve the model"
-                others.append({"backend": b.id, "state_now": state, "reason": reason})
-        answer["decision"] = {
-            "policy": policy.name,
-            "backend": lease.backend.id,
-            "reason": choice.reason,
-            "candidates": rows[:MAX_ROWS],
-            "not_considered": others[:MAX_ROWS],
-            "lower_score_is_better": True,
-            "shadow": _opinion(lease),
-            "estimate": {
-                "kind": facts.kind,
-                "prompt_bytes": facts.prompt_bytes,
-                "prompt_tokens": facts.prompt_ids or None,
-                "prompt_tokens_expected": lease.prompt_tokens,
-                "output_tokens_expected": lease.output_expected,
-                "max_tokens": facts.max_tokens,
-            },
-        }
-        answer["explanation"] = (
-            f"{policy.name} chose {lease.backend.id} out of {len(lease.candidates)}: {choice.reason}"
-        )
+        decision = answer["decision"] = explaining.decision_of(record, lease)
+        fleet = self._balancer.backends.values()
+        others = explaining.left_out(decision["not_considered"], lease, fleet, self._clock())
+        decision["not_considered"] = others[:MAX_ROWS]
+        answer["after"] = explaining.after(record, lease)
+        answer["explanation"] = explaining.sentence(record, lease)
         return answer
 
     def shadow(self) -> dict[str, Any]:
@@ -216,8 +131,8 @@ class Views:
         count = shadow.requests
         chosen, wanted = shadow.chosen_seconds, shadow.shadow_seconds
         gain = {
-            "seconds": _number((chosen - wanted) / count) if count else None,
-            "share": _number((chosen - wanted) / chosen, 4) if chosen else None,
+            "seconds": number((chosen - wanted) / count) if count else None,
+            "share": number((chosen - wanted) / chosen, 4) if chosen else None,
         }
         by_difference = sorted(shadow.differences.items(), key=lambda item: (-sum(item[1]), item[0]))
         return {
@@ -226,10 +141,10 @@ class Views:
             "active": shadow.active,
             "since": None if shadow.since is None else self._wall(shadow.since),
             "requests": count,
-            "agreement": _number(shadow.agreements / count, 4) if count else None,
+            "agreement": number(shadow.agreements / count, 4) if count else None,
             "predicted_ttft": {
-                "policy": _number(chosen / count) if count else None,
-                "shadow": _number(wanted / count) if count else None,
+                "policy": number(chosen / count) if count else None,
+                "shadow": number(wanted / count) if count else None,
             },
             "estimated_gain": gain,
             "differences": [
@@ -242,21 +157,16 @@ class Views:
 
     def alerts(self) -> list[dict[str, Any]]:
         """Alerts that stand."""
-        return [self._alert_row(a) for a in self._alert.active.values()]
+        return self._alerting.standing()
 
-    def _alert_row(self, alert: Alert) -> dict[str, Any]:
-        return {
-            "alert": alert.name,
-            "backend": alert.backend,
-            "since": self._wall(alert.since),
-            "value": _number(alert.value, 4),
-            "message": alert.message,
-        }
+    def ended_alerts(self) -> list[dict[str, Any]]:
+        """The last alerts that ended, newest first."""
+        return self._alerting.ended()
 
     def models(self) -> dict[str, dict[str, Any]]:
         """What was learned per model."""
         return {
-            name: {"bytes_per_token": _number(m.bytes_per_token, 3), "mean_output_tokens": _number(m.mean_output, 1)}
+            name: {"bytes_per_token": number(m.bytes_per_token, 3), "mean_output_tokens": number(m.mean_output, 1)}
             for name, m in self._balancer.tokens.snapshot().items()
         }
 
@@ -269,20 +179,7 @@ def _prefix_view(b: Backend) -> dict[str, Any]:
         "blocks": len(shelf.blocks),
         "bytes": shelf.used,
         "limit_bytes": shelf.limit,
-        "trust": _number(trust.factor, 4),
+        "trust": number(trust.factor, 4),
         "drops": trust.drops,
         "memory_bytes": len(shelf.blocks) * ENTRY_BYTES,
-    }
-
-
-def _opinion(lease: Lease) -> dict[str, Any] | None:
-    """What the shadow would have done with this request."""
-    opinion = lease.opinion
-    if opinion is None:
-        return None
-    return {
-        "policy": opinion.policy.name,
-        "backend": lease.candidates[opinion.wanted].id,
-        "agrees": opinion.wanted == lease.choice.index,
-        "predicted_ttft": {"policy": _number(opinion.chosen_seconds), "shadow": _number(opinion.shadow_seconds)},
     }

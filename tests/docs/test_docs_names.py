@@ -69,7 +69,7 @@ def test_every_option_that_is_named_with_its_table_is_there(page: Path) -> None:
 
 @pytest.mark.parametrize("page", docs.PAGES, ids=docs.name_of)
 def test_every_metric_that_is_named_is_in_the_reference(page: Path) -> None:
-    """And the reference is compared with the real page by tests/control/test_control_metrics.py and tests/workers."""
+    """And the reference is compared with the real page by tests/control/test_control_metrics.py."""
     reference = "".join((docs.ROOT / "docs" / name).read_text("utf-8") for name in ("monitoring.md", "workers.md"))
     known = set(re.findall(r"`(fairlead_\w+)", reference))
     named = {

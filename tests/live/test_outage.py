@@ -26,6 +26,7 @@ TOKENS = 100
 STREAMS = 28
 PLAIN = 12  # with the streams more than the 32 that both engines run at a time: some wait in a queue
 CHAT = "/v1/chat/completions"
+RETURN_SECONDS = 100.0  # other tests kill it as well: one that dies twice in short order has to stay down for a minute
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def outage(fairlead: Fairlead, engines: tuple[Engine, Engine], tell: Tell) -> It
         if not dead.is_running():
             dead.start()
         dead.wait_until_up(tell)
-        fairlead.wait_until_up(dead.url)
+        fairlead.wait_until_up(dead.url, seconds=RETURN_SECONDS)
 
 
 def run_outage(fairlead: Fairlead, alive: Engine, dead: Engine) -> Outage:
@@ -164,7 +165,7 @@ def test_the_engine_joins_by_itself_when_it_is_back(outage: Outage, fairlead: Fa
     tell("starting the killed engine again")
     outage.dead.start()
     outage.dead.wait_until_up(tell)
-    fairlead.wait_until_up(outage.dead.url)
+    fairlead.wait_until_up(outage.dead.url, seconds=RETURN_SECONDS)
 
     def gets_work() -> bool:
         with ThreadPoolExecutor(16) as clients:

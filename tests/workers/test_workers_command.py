@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
@@ -144,6 +145,23 @@ def test_workers_of_a_supervisor_that_was_killed_end_by_themselves() -> None:
             served.process.kill()
             await served.process.wait()
             await until(lambda: not any(is_there(pid) for pid in workers), "both have ended", PATIENCE)
+
+    run(body)
+
+
+def test_an_admin_port_in_use_is_found_before_any_worker_begins() -> None:
+    async def body() -> None:
+        async with engine(Play(reply(b"{}"))) as one:
+            with socket.create_server(("127.0.0.1", 0)) as taken:
+                busy = f"127.0.0.1:{taken.getsockname()[1]}"
+                command = ("--listen", "127.0.0.1:0", "--admin", busy, "--workers", "2")
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "fairlead", "serve", one.url, *command, stderr=PIPE
+                )
+                _, told = await process.communicate()
+            assert process.returncode == 1
+            assert f"cannot start: admin {busy}: this port is in use" in told.decode()
+            assert one.probes == 0, "nobody was served who would be cut off now"
 
     run(body)
 

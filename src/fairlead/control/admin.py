@@ -209,6 +209,7 @@ class Admin:
                 web.get("/api/config", self._show_config),
             ]
         )
+        self.sockets: list[socket.socket] = []
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_SECONDS)
 
     async def listen(self, sockets: list[socket.socket]) -> tuple[str, int]:
@@ -234,6 +235,8 @@ class Admin:
                 await self._sampling
         await self._live.close()
         await self._runner.cleanup()
+        for sock in self.sockets:  # those that were never served
+            sock.close()
 
     # --- the dashboard -------------------------------------------------------------------------------------------
 

@@ -28,7 +28,6 @@ from fairlead.config.problems import Problem
 from fairlead.config.schema import Config, Listen, Policy, Shadow
 from fairlead.control.admin import Admin
 from fairlead.control.fleet import Refused
-from fairlead.control.gate import AdminToken
 from fairlead.control.takeover import Offered
 from fairlead.proxy.listener import open_tcp, why_not
 from fairlead.proxy.sockets import raise_descriptor_limit
@@ -81,7 +80,8 @@ class Supervisor:
     async def start(self, given: sockets.Sockets | None = None) -> Bound:
         """Start everything. StartError. `given` are listening sockets that are there already."""
         raise_descriptor_limit()
-        config, token = self.config, open_token(self.config)  # before anybody is served
+        config = self.config
+        self._admin = await self._take_admin((given or {}).get("admin"))  # before anybody is served
         for listen in config.listen:
             address = str(listen.address)
             try:
@@ -104,16 +104,16 @@ class Supervisor:
         self._started = True
         self.whole.changed(config)
         self._task(self.whole.watch())
-        return Bound(bound[0], await self._open_admin(token, (given or {}).get("admin")))
+        return Bound(bound[0], url_of(*await self._admin.listen(self._admin.sockets), tls=False))
 
-    async def _open_admin(self, token: AdminToken | None, given: list[socket.socket] | None) -> str:
-        address = self.config.admin
-        self._admin = Admin(self.reloader, self.whole, self.whole, self.switching, self.whole.ready, token)
+    async def _take_admin(self, given: list[socket.socket] | None) -> Admin:
+        address, token = self.config.admin, open_token(self.config)
+        admin = Admin(self.reloader, self.whole, self.whole, self.switching, self.whole.ready, token)
         try:
-            found = given or await open_tcp(asyncio.get_running_loop(), address.host, address.port)
-            return url_of(*await self._admin.listen(found), tls=False)
+            admin.sockets = given or await open_tcp(asyncio.get_running_loop(), address.host, address.port)
         except OSError as problem:
             raise StartError(f"admin {address}: {why_not(problem, address.path, 'admin')}") from None
+        return admin
 
     async def stop(self, drain: float | None = None) -> int:
         """Drain and let go of everything; the number of requests that had to be broken off."""

@@ -272,7 +272,10 @@ def run(policy: str, asks: Sequence[Ask], engines: Sequence[Engine], slow: float
             if not balancer.is_running:
                 raise Failed(f"fairlead did not start: {balancer.log_tail()}")
             said.append(balancer.line())
-        url, admin = (line.rsplit(" ", 1)[1] for line in said[-2:])
+        url, admin = (
+            next(line.rsplit(" ", 1)[1] for line in said if line.startswith(f"{what} on "))
+            for what in ("listening", "admin")
+        )
 
         def backends() -> list[dict[str, Any]]:
             return list(msgspec.json.decode(_get(f"{admin}/api/backends"))["backends"])

@@ -135,7 +135,8 @@ def _balancer(folder: Path, urls: Sequence[str], policy: str) -> tuple[Process, 
     path = folder / "fairlead.yaml"
     path.write_bytes(msgspec.yaml.encode(config))
     process, said = _child(["serve", str(path)], folder, "balancer", "admin on")
-    return process, said[-2].rsplit(" ", 1)[1], said[-1].rsplit(" ", 1)[1]
+    data = next(line for line in said if line.startswith("listening on "))
+    return process, data.rsplit(" ", 1)[1], said[-1].rsplit(" ", 1)[1]
 
 
 async def _send(url: str, asks: Iterable[Ask]) -> tuple[list[Result], float]:

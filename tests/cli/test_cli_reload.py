@@ -109,4 +109,4 @@ def test_the_command_says_when_there_is_nobody_to_ask() -> None:
     result = reload("--admin", "http://127.0.0.1:1")
     assert result.exit_code == 1
     assert result.output.startswith("no Fairlead answers at http://127.0.0.1:1: ")
-    assert reload("--admin", "http://[").exit_code == 1
+    assert reload("--admin", "http://[").exit_code == 2, "that is no address at all"

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
 from fairlead import __version__
-from fairlead.control import recording, recording_files
+from fairlead.control import file_queue, recording, recording_files
 from fairlead.control.recorder import Recorder
 from fairlead.control.recording import Recording, RecordingError
 from fairlead.core.balancer import Balancer
@@ -567,12 +567,12 @@ def test_close_does_not_wait_for_a_disk_that_stalls(
         stalled.wait()
         return write(file, data)
 
-    monkeypatch.setattr(recording, "CLOSE_SECONDS", 0.01)
+    monkeypatch.setattr(file_queue, "CLOSE_SECONDS", 0.01)
     with taking(path) as taken:
         taken.request()
         monkeypatch.setattr(os, "write", stalls)
         taken.recording.close()
         assert "does not answer" in caplog.text
         stalled.set()
-        taken.recording._thread.join()
+        assert taken.recording._thread.join(10.0)
         assert taken.recording.written == 1

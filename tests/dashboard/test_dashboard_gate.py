@@ -208,7 +208,7 @@ def test_fairlead_reload_shows_it(file: Path, monkeypatch: pytest.MonkeyPatch) -
                 assert done.exit_code == 1  # these engines came from the command line
                 return done.output
 
-            assert "it wants its admin token; name its file with --token-file" in await run()
+            assert "it wants its admin token: --token-file FILE" in await run()
             assert "there is no file to read again" in await run("--token-file", str(file))
             monkeypatch.setenv(gate.VARIABLE, TOKEN)
             assert "there is no file to read again" in await run()

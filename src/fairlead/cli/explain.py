@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import click
 
-from fairlead.cli.top import ADMIN, asker_of, fail
+from fairlead.cli.asking import ADMIN, asker_of, fail, token_options
 from fairlead.top.ask import Asker, NoAnswer, Refused
 from fairlead.top.story import story
 from fairlead.top.terminal import can_draw, styled
@@ -28,13 +28,7 @@ WIDEST = 110  # columns; longer lines are hard to read
 @click.option("--last", is_flag=True, help="The last request that has ended.")
 @click.option("--admin", "url", metavar="URL", default=ADMIN, help="Its admin API.", show_default=True)
 @click.option("--json", "wants_json", is_flag=True, help="Print the admin API's answer.")
-@click.option("--token", metavar="TOKEN", help="Its admin token; others on this machine can see it.")
-@click.option(
-    "--token-file",
-    type=click.File(),
-    metavar="FILE",
-    help="Whose first line is its admin token.  [default: the environment's FAIRLEAD_ADMIN_TOKEN]",
-)
+@token_options
 def explain(
     request_id: str | None, last: bool, url: str, wants_json: bool, token: str | None, token_file: TextIO | None
 ) -> None:

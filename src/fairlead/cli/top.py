@@ -12,18 +12,17 @@ import os
 import shutil
 import signal
 import sys
-from typing import NoReturn, TextIO
+from typing import TextIO
 
 import click
 
-from fairlead.control.gate import VARIABLE
-from fairlead.top.ask import Asker, NoAnswer, Refused, WrongUrl
+from fairlead.cli.asking import ADMIN, asker_of, fail, token_options
+from fairlead.top.ask import Asker, NoAnswer, Refused
 from fairlead.top.fleet import look
-from fairlead.top.run import WANTS_TOKEN, run
+from fairlead.top.run import run
 from fairlead.top.screen import State, once
 from fairlead.top.terminal import Ended, Terminal, can_draw, styled
 
-ADMIN = "http://127.0.0.1:9900"
 WIDE = 200  # columns where nobody says how many there are
 
 
@@ -34,13 +33,7 @@ WIDE = 200  # columns where nobody says how many there are
 )
 @click.option("--once", "just_once", is_flag=True, help="Print it once and end.")
 @click.option("--json", "wants_json", is_flag=True, help="Print it once, as JSON.")
-@click.option("--token", metavar="TOKEN", help="Its admin token; others on this machine can see it.")
-@click.option(
-    "--token-file",
-    type=click.File(),
-    metavar="FILE",
-    help="Whose first line is its admin token.  [default: the environment's FAIRLEAD_ADMIN_TOKEN]",
-)
+@token_options
 def top(
     admin: str, interval: float, just_once: bool, wants_json: bool, token: str | None, token_file: TextIO | None
 ) -> None:
@@ -69,27 +62,6 @@ def top(
         ended = signalled.number
     if ended:
         sys.exit(128 + ended)
-
-
-def asker_of(admin: str, token: str | None, token_file: TextIO | None) -> Asker:
-    """Who asks this admin API; ends the program where its URL or token cannot be."""
-    if token is not None and token_file is not None:
-        raise click.UsageError("give either --token or --token-file")
-    if token is None:
-        token = os.environ.get(VARIABLE, "") if token_file is None else token_file.readline().strip()
-    try:
-        return Asker(admin, token)
-    except WrongUrl as problem:
-        raise click.UsageError(str(problem)) from None
-
-
-def fail(asker: Asker, problem: NoAnswer | Refused) -> NoReturn:
-    """Say why there is nothing to show, and end."""
-    if isinstance(problem, Refused):
-        click.echo(WANTS_TOKEN if problem.status == 401 else f"it says: {problem}", err=True)
-    else:
-        click.echo(f"no Fairlead answers at {asker.url}: {problem}; name its admin API", err=True)
-    sys.exit(1)
 
 
 def _print(asker: Asker, wants_json: bool) -> None:

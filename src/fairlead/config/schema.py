@@ -420,8 +420,8 @@ class AccessLog:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recording:
-    """The traffic in lengths, times and hashes, to replay it later; never its text."""
+class Rotated:
+    """A file that is followed by another when it is full."""
 
     path: str = option("file", "a file, relative to this one")
     max_bytes: int = option(
@@ -432,15 +432,13 @@ class Recording:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decisions:
-    """A line of JSON for each request: who could have had it, what the policy saw, what came of it; never its text."""
+class Recording(Rotated):
+    """The traffic in lengths, times and hashes, to replay it later; never its text."""
 
-    path: str = option("file", "a file, relative to this one")
-    max_bytes: int = option(
-        "size", "a file that reaches this becomes FILE.1, and a new one is begun", 64 * MIB, low=64 * KIB,
-        high=1024 * 1024 * MIB,
-    )  # fmt: skip
-    keep: int = option("int", "files kept, the oldest is deleted", 4, low=1, high=1000)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decisions(Rotated):
+    """A line of JSON for each request: who could have had it, what the policy saw, what came of it; never its text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

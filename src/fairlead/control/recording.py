@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
-import threading
 import time
 from bisect import bisect_left
 from collections import deque
@@ -26,6 +24,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from fairlead import __version__
+from fairlead.control.background import PERIOD_SECONDS
+from fairlead.control.file_queue import FileQueue
 from fairlead.control.recording_files import NEW_FILE, Files, why
 from fairlead.core.model import Kind
 from fairlead.proxy.record import Record
@@ -33,18 +33,13 @@ from fairlead.proxy.record import Record
 if TYPE_CHECKING:
     from fairlead.core.balancer import Balancer
 
-log = logging.getLogger("fairlead")
-
 FORMAT: Final = 1  # in the header; readers refuse what they do not know
 SALT_BYTES: Final = 32
 MAX_BLOCKS: Final = 512  # per request; what comes after them is not in the recording
 MAX_WAITING: Final = 8_192  # requests that may wait for the thread,
 MAX_WAITING_BLOCKS: Final = 524_288  # and blocks in them: about 20 MB
-PERIOD_SECONDS: Final = 0.25  # between two looks of the thread into the queue
-PIECE: Final = 256  # hashes in one go, about 0.2 ms,
-PAUSE_SECONDS: Final = 0.0005  # and then the loop's turn
+PIECE: Final = 256  # hashes in one go, about 0.2 ms, and then the loop's turn
 LINE_COST: Final = 16  # encoding one line takes as long as so many hashes
-CLOSE_SECONDS: Final = 5.0  # for a disk that does not answer
 
 
 class RecordingError(Exception):
@@ -73,7 +68,7 @@ class _Taken(NamedTuple):
     session: str | None
 
 
-class Recording:
+class Recording(FileQueue):
     """Takes records of finished requests on the loop; a thread writes them."""
 
     def __init__(
@@ -98,35 +93,16 @@ class Recording:
             "salt": blake2b(salt, digest_size=4, person=b"recording").hexdigest(),
         }
         try:
-            self._files = Files(path, self._header(policy), max_bytes, keep)
+            files = Files(path, self._header(policy), max_bytes, keep)
         except OSError as problem:
             os.close(self._lock)
             raise RecordingError(f"{path}: cannot be written: {why(problem)}") from None
         self._blocks = blake2b(key=salt, digest_size=8)  # copied for each hash: cheaper than a new one
         self._sessions = blake2b(key=salt, digest_size=8, person=b"session")
-        self.problem = ""  # why it stopped
         self._taken: deque[_Taken | str] = deque()  # a string: the policy from there on
         self._blocks_in = self._blocks_out = 0  # of the queue; the loop writes one, the thread the other
-        self._refused = 0  # by the loop: no room, or over
-        self._lost = 0  # by the thread: the disk did not take them
-        self._closed = False
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="recording", daemon=True)
+        super().__init__("recording", files, period=PERIOD_SECONDS, again="record")
         self._thread.start()
-
-    def __repr__(self) -> str:
-        state = self.problem or ("closed" if self._closed else "running")
-        return f"<Recording {state}, {self.written} written, {self.dropped} dropped>"
-
-    @property
-    def written(self) -> int:
-        """Requests in the recording."""
-        return self._files.lines
-
-    @property
-    def dropped(self) -> int:
-        """Requests that should be in it and are not."""
-        return self._refused + self._lost
 
     @property
     def bytes_written(self) -> int:
@@ -143,7 +119,7 @@ class Recording:
         if len(blocks) > MAX_BLOCKS:
             blocks = blocks[:MAX_BLOCKS]
         waiting = self._blocks_in - self._blocks_out
-        if len(self._taken) >= MAX_WAITING or waiting >= MAX_WAITING_BLOCKS or self.problem or self._closed:
+        if len(self._taken) >= MAX_WAITING or waiting >= MAX_WAITING_BLOCKS or self._is_over:
             self._refused += 1
             return
         model = record.model
@@ -175,42 +151,19 @@ class Recording:
 
     def switched(self, policy: str) -> None:
         """Another policy decides from now on: a header says so, before the next request."""
-        if not (self.problem or self._closed):
+        if not self._is_over:
             self._taken.append(policy)
 
-    def reopen(self) -> None:
-        """Its file may have been moved away: what comes from now on goes to a new one of its name."""
-        self._files.ask()
-
-    def close(self) -> None:
-        """Write what was taken; waits at most `CLOSE_SECONDS` for a disk that stalls."""
-        if self._closed:
-            return
-        self._closed = True
-        self._closing.set()
-        self._thread.join(CLOSE_SECONDS)
-        if self._thread.is_alive():
-            log.warning("the recording's disk does not answer: its last requests may be missing")
-            return
-        self._forget()
-        os.close(self._lock)
+    def close(self) -> bool:
+        """Write what was taken, and let another recording have the file."""
+        first = not self._thread.closed
+        ended = super().close()
+        if first and ended:
+            self._lost += self._forget()
+            os.close(self._lock)
+        return ended
 
     # --- the thread's part -----------------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        closing = False
-        try:
-            while not closing:
-                closing = self._closing.wait(PERIOD_SECONDS)
-                self._write_taken()
-            self._files.close()
-        except (OSError, ValueError) as problem:
-            self.problem = why(problem) if isinstance(problem, OSError) else "a request cannot be encoded"
-            self._lost += self._files.buffered
-            self._forget()
-            log.warning("recording stopped: %s; requests go on, restart to record again", self.problem)
-            with contextlib.suppress(OSError):
-                self._files.close()
 
     def _write_taken(self) -> None:
         queue, done = self._taken, 0
@@ -227,12 +180,13 @@ class Recording:
             if done >= PIECE:
                 done = 0
                 self._files.flush()
-                self._closing.wait(PAUSE_SECONDS)  # no pause any more when closing
+                self._thread.pause()
         self._files.flush()
 
-    def _forget(self) -> None:
-        self._lost += sum(not isinstance(taken, str) for taken in self._taken)
+    def _forget(self) -> int:
+        waiting = sum(not isinstance(taken, str) for taken in self._taken)
         self._taken.clear()
+        return waiting
 
     def _header(self, policy: str) -> bytes:
         return msgspec.json.encode({**self._head, "policy": policy}) + b"\n"

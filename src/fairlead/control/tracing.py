@@ -10,12 +10,12 @@ Rule 2: the loop only appends a record to a queue; a thread makes the spans, in 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from fairlead.control.background import Background
 from fairlead.core.balancer import ABANDONED, ERROR, FAILED
 from fairlead.core.model import Kind
 from fairlead.proxy.record import Record
@@ -29,8 +29,7 @@ log = logging.getLogger("fairlead")
 
 MAX_WAITING: Final = 2_048  # requests that may wait for the thread
 PERIOD_SECONDS: Final = 0.25  # between two looks of the thread into the queue
-PIECE: Final = 16  # requests in one go, about 1 ms,
-PAUSE_SECONDS: Final = 0.0005  # and then the loop's turn
+PIECE: Final = 16  # requests in one go, about 1 ms, and then the loop's turn
 CLOSE_SECONDS: Final = 3.0  # for a collector that does not answer
 LAST_SECONDS: Final = 0.5  # for the thread after that
 
@@ -227,9 +226,7 @@ class Tracing:
         self._refused = 0  # spans for which there was no room
         self._lost = 0  # spans that could not be made
         self._told = False
-        self._closed = False
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="tracing", daemon=True)
+        self._thread = Background("tracing", self._make, sender.close, period=PERIOD_SECONDS)
         self._thread.start()
 
     def __repr__(self) -> str:
@@ -250,31 +247,20 @@ class Tracing:
         trace = record.trace
         if trace is None or not trace.sampled:
             return
-        if len(self._waiting) >= MAX_WAITING or self._closed:
+        if len(self._waiting) >= MAX_WAITING or self._thread.closed:
             self._refused += 1 + len(trace.attempts)
         else:
             self._waiting.append((record, trace))
 
     def close(self) -> None:
         """Send what was taken; waits at most `CLOSE_SECONDS` for a collector that does not answer."""
-        if self._closed:
+        if self._thread.closed or self._thread.close(CLOSE_SECONDS):
             return
-        self._closed = True
-        self._closing.set()
-        self._thread.join(CLOSE_SECONDS)
-        if self._thread.is_alive():
-            self._sender.give_up()
-            self._thread.join(LAST_SECONDS)
-            log.warning("tracing: the collector did not take the last spans in time, %d are lost", self.dropped)
+        self._sender.give_up()
+        self._thread.join(LAST_SECONDS)
+        log.warning("tracing: the collector did not take the last spans in time, %d are lost", self.dropped)
 
-    def _run(self) -> None:
-        closing = False
-        while not closing:
-            closing = self._closing.wait(PERIOD_SECONDS)
-            self._make()
-        self._sender.close()
-
-    def _make(self) -> None:
+    def _make(self) -> bool:
         offset, done = time.time() - self._clock(), 0
         while self._waiting:
             record, trace = self._waiting.popleft()
@@ -288,4 +274,5 @@ class Tracing:
                     log.exception("tracing: a request could not be told; others are, and this is said once")
             done += 1
             if not done % PIECE:
-                self._closing.wait(PAUSE_SECONDS)
+                self._thread.pause()
+        return True

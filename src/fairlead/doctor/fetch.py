@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import aiohttp
 
 from fairlead.doctor.facts import Trouble
 from fairlead.engines.interface import Answer
+
+Wanted = TypeVar("Wanted")
+Known = TypeVar("Known")
 
 PAGE_BYTES: Final = 4 << 20
 USER_AGENT: Final = "fairlead-doctor"
@@ -141,3 +144,18 @@ def trouble_of(error: BaseException) -> Trouble:
     if isinstance(error, aiohttp.ClientResponseError):  # what came cannot be read as HTTP
         return Trouble.NOT_HTTP
     return Trouble.BROKEN
+
+
+async def each(
+    wanted: Iterable[Wanted], ask: Callable[[Wanted], Awaitable[Known]], tell: Callable[[Known], None], at_once: int
+) -> list[Known]:
+    """What `ask` says of each, in order; so many are asked at a time, and `tell` is called as each is known."""
+    gate = asyncio.Semaphore(at_once)
+
+    async def one(each: Wanted) -> Known:
+        async with gate:
+            known = await ask(each)
+            tell(known)
+            return known
+
+    return list(await asyncio.gather(*(one(each) for each in wanted)))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from fairlead.doctor import read
-from fairlead.doctor.fetch import Failed, Fetcher, door, fetcher
+from fairlead.doctor.fetch import Failed, Fetcher, door, each, fetcher
 from fairlead.doctor.places import ENGINE, FAIRLEAD, LOCKED, OTHER, Found, Place
 from fairlead.engines.interface import Answer
 from fairlead.engines.reading import MODELS, header_has
@@ -27,15 +27,7 @@ async def find(
     wanted: Iterable[Place], tell: Callable[[Found], None], *, at_once: int = AT_ONCE, seconds: float = STEP_SECONDS
 ) -> list[Found]:
     """What is at each place, in order; `tell` is called as each is known."""
-    gate = asyncio.Semaphore(at_once)
-
-    async def one(place: Place) -> Found:
-        async with gate:
-            found = await _ask(place, seconds)
-            tell(found)
-            return found
-
-    return list(await asyncio.gather(*(one(place) for place in wanted)))
+    return await each(wanted, lambda place: _ask(place, seconds), tell, at_once)
 
 
 async def _ask(place: Place, seconds: float) -> Found:

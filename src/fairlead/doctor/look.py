@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from fairlead.core.model import EngineStats
 from fairlead.doctor import read
 from fairlead.doctor.facts import EngineFacts, Generation, MetricsState, Model, Trouble
-from fairlead.doctor.fetch import Failed, Fetcher, door, fetcher
+from fairlead.doctor.fetch import Failed, Fetcher, door, each, fetcher
 from fairlead.engines.interface import Answer, Dialect
 from fairlead.engines.reading import MODELS, count_of, header_has
 from fairlead.engines.registry import DIALECTS, all_clues, detect
@@ -69,15 +69,7 @@ class Target:
 
 async def look_at_all(targets: Iterable[Target], look: Look, tell: Callable[[EngineFacts], None]) -> list[EngineFacts]:
     """Facts of every target, in order; `tell` is called as each is done."""
-    gate = asyncio.Semaphore(AT_ONCE)
-
-    async def one(target: Target) -> EngineFacts:
-        async with gate:
-            facts = await look_at(target, look)
-            tell(facts)
-            return facts
-
-    return list(await asyncio.gather(*(one(target) for target in targets)))
+    return await each(targets, lambda target: look_at(target, look), tell, AT_ONCE)
 
 
 async def look_at(target: Target, look: Look) -> EngineFacts:

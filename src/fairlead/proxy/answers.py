@@ -86,12 +86,13 @@ class Http1Answers:
         else:
             self._close()
 
-    def respond_error(
-        self, exchange: Exchange, status: int, code: str, message: str, param: str | None, retry_after: int | None
-    ) -> None:
-        """An error of our own in place of a backend's answer."""
-        body = error_body(status, code, message, param, anthropic=exchange.path == b"/v1/messages")
-        extra = b"retry-after: %d\r\n" % retry_after if retry_after is not None else b""
-        if exchange.final:
-            extra += NO_RETRY
-        self.respond(exchange.head, status, body, exchange.request_id, extra)
+
+def respond_error(
+    exchange: Exchange, status: int, code: str, message: str, param: str | None, retry_after: int | None
+) -> None:
+    """An error of our own in place of a backend's answer, to whatever client."""
+    body = error_body(status, code, message, param, anthropic=exchange.path == b"/v1/messages")
+    extra = b"retry-after: %d\r\n" % retry_after if retry_after is not None else b""
+    if exchange.final:
+        extra += NO_RETRY
+    exchange.client.respond(exchange.head, status, body, exchange.request_id, extra)

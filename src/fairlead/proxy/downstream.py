@@ -53,11 +53,6 @@ class Downstream(Protocol):
     def respond(self, head: RequestHead, status: int, body: bytes, request_id: bytes, extra: bytes = b"") -> None:
         """An answer of our own to a complete request."""
 
-    def respond_error(
-        self, exchange: Exchange, status: int, code: str, message: str, param: str | None, retry_after: int | None
-    ) -> None:
-        """An error of our own in place of a backend's answer."""
-
     def break_off(self, exchange: Exchange, event: bytes) -> None:
         """End a begun answer so that nobody takes it for a whole one; `event` tells why, where one may stand."""
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from fairlead.core.balancer import ABANDONED, CLIENT_GONE, FAILED, REFUSED
 from fairlead.core.model import Facts, Kind, Refusal, Usage
 from fairlead.core.retry import CONNECT, TIMEOUT
+from fairlead.proxy.answers import respond_error
 from fairlead.proxy.forwarded import request_head
 from fairlead.proxy.timers import TICK
 from fairlead.proxy.trace import FIRST, RESUME, RETRY
@@ -360,9 +361,8 @@ class Exchange:
         """Answer with an error of our own; nothing of another answer was written yet. `error`: as the log calls it."""
         self.status = status
         self.error = error or code
-        client = self.client
         self._end(REFUSED, keep_client=True)
-        client.respond_error(self, status, code, message, param, retry_after)
+        respond_error(self, status, code, message, param, retry_after)
 
     def _break(self, message: str, outcome: str = FAILED) -> None:
         """End a begun answer so that nobody takes it for a whole one."""

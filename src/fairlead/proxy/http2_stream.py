@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from h2.errors import ErrorCodes
 
-from fairlead.proxy.answers import NO_RETRY
 from fairlead.proxy.memory import Body, too_large
 from fairlead.proxy.timers import NEVER, TICK
 from fairlead.wire.errors import error_body
@@ -237,16 +236,6 @@ class Http2Stream:
         """An answer of our own."""
         self.exchange = None
         self._answer(status, body, request_id, extra, bodyless=head.method == b"HEAD")
-
-    def respond_error(
-        self, exchange: Exchange, status: int, code: str, message: str, param: str | None, retry_after: int | None
-    ) -> None:
-        """An error of our own in place of a backend's answer."""
-        body = error_body(status, code, message, param, anthropic=exchange.path == b"/v1/messages")
-        extra = b"retry-after: %d\r\n" % retry_after if retry_after is not None else b""
-        if exchange.final:
-            extra += NO_RETRY
-        self.respond(exchange.head, status, body, exchange.request_id, extra)
 
     def _answer(
         self, status: int, body: bytes, request_id: bytes, extra: bytes = b"", *, bodyless: bool = False

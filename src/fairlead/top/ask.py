@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -22,9 +23,10 @@ class NoAnswer(Exception):
 class Refused(Exception):
     """It answered, and said no; the message is its own."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, problems: Sequence[dict[str, Any]] = ()) -> None:
+        """`problems` are those of a configuration, each with a path, a message, a line and a hint."""
         super().__init__(message)
-        self.status = status
+        self.status, self.problems = status, problems
 
 
 class WrongUrl(Exception):
@@ -54,6 +56,10 @@ class Asker:
         """NoAnswer, Refused."""
         return self._ask("GET", path, None)
 
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """NoAnswer, Refused."""
+        return self._ask("POST", path, json.dumps(body).encode())
+
     def patch(self, path: str, body: dict[str, Any]) -> Any:
         """NoAnswer, Refused."""
         return self._ask("PATCH", path, json.dumps(body).encode())
@@ -80,9 +86,10 @@ class Asker:
             raise NoAnswer("what answers there is not a Fairlead's admin API") from None
         if status >= 400:
             error = answer.get("error") if isinstance(answer, dict) else None
-            message = error.get("message") if isinstance(error, dict) else None
+            told = error if isinstance(error, dict) else {}
             if path != "/readyz":  # whose 503 is an answer
-                raise Refused(status, str(message or f"it answered {status}"))
+                message = str(told.get("message") or f"it answered {status}")
+                raise Refused(status, message, told.get("problems", ()))
         return answer
 
     def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:

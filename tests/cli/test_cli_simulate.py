@@ -13,10 +13,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from sim_samples import header, recorded, write
 
 from fairlead.cli.simulate import simulate
-from fairlead.core.policies.registry import POLICIES
+from fairlead.core.policies.registry import POLICIES, make
+from fairlead.sim.fleet import parse_fleet
+from fairlead.sim.host import Simulation
 from fairlead.sim.rivals.registry import RIVALS
+from fairlead.sim.trace import Request, Trace
 
 SMALL = "chat:rate=2,seconds=20"
 DOCS = Path(__file__).parents[2] / "docs" / "simulator.md"
@@ -281,15 +285,42 @@ EXAMPLES = [
 LINE = '{"timestamp": %d, "input_length": 700, "output_length": 20, "hash_ids": [1, 2]}'
 
 
+def write_recording(path: Path) -> None:
+    """What two machines did with 160 requests, as `serve --record` would have told it."""
+    fleet = parse_fleet("h100-8b:2")
+    asked = [Request(i * 0.25, 700, 20, (i % 8,) * 40, max_tokens=64) for i in range(160)]
+    ran = Simulation(Trace("t", asked), fleet, make("round_robin")).run()
+    lines = [
+        recorded(
+            o.arrived, 700, 2_800, [f"{o.request % 8:016x}"], [2_800],
+            backend=o.backend, ttft=o.ttft, duration=o.e2e, cached_tokens=o.cached, output_tokens=20,
+        )
+        for o in ran.outcomes
+    ]  # fmt: skip
+    write(path, [header(), *lines])
+
+
+def test_a_recording_answers_what_if(tmp_path: Path) -> None:
+    write_recording(tmp_path / "recording.jsonl")
+    done = run(str(tmp_path / "recording.jsonl"), "--what-if", "--policy", "least_connections", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["schema"] == "fairlead.what-if/1"
+    shown = run(str(tmp_path / "recording.jsonl"), "--what-if", "--policy", "least_connections")
+    assert "Calibrated on 96 requests" in shown.stdout
+    assert "Trust: " in shown.stdout
+    assert "least_connections" in shown.stdout
+
+
 def test_the_docs_have_examples() -> None:
     assert len(EXAMPLES) >= 8
 
 
 @pytest.mark.parametrize("line", EXAMPLES)
 def test_examples_of_the_docs_work(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "--what-if" in line:
-        pytest.skip("needs a recording")
     monkeypatch.chdir(tmp_path)
+    if "--what-if" in line:
+        write_recording(Path("recording.jsonl"))
     Path("trace.jsonl").write_text("\n".join(LINE % (i * 517) for i in range(60)) + "\n")
     (fleet,) = [block for kind, block in FENCED.findall(DOCS.read_text("utf-8")) if kind == "yaml"]
     Path("fleet.yaml").write_text(fleet)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import shutil
 import ssl
 from pathlib import Path
@@ -86,8 +85,6 @@ def test_alpn_chooses_the_version(tmp_path: Path, offered: tuple[str, ...], chos
 
 def test_the_openai_sdk_streams_over_http2_and_tls(tmp_path: Path) -> None:
     httpx2 = pytest.importorskip("httpx2")
-    if importlib.util.find_spec("h2") is None:
-        pytest.skip("h2 is not installed")
 
     async def body() -> None:
         async with fleet(1, listen=tls_listen(tmp_path)) as f:

@@ -24,6 +24,7 @@ from fairlead.core.model import Facts, Kind
 from fairlead.core.policies.registry import make
 from fairlead.workers import exchange, sockets
 from fairlead.workers.channel import Channel, Gone, as_sockets, send_sockets, take_descriptors
+from fairlead.workers.desk import Desk
 from fairlead.workers.exchange import Exchange
 from fairlead.workers.places import Registry, Rows, Table
 
@@ -345,3 +346,43 @@ def test_many_sockets_are_handed_over_in_their_order() -> None:
     assert [sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) for sock in got] == marks
     for sock in (*sent, *got, *ends):
         sock.close()
+
+
+# --- the desk -------------------------------------------------------------------------------------------------
+
+
+class SlowReloader:
+    """Stands for an App and its reloader: a first half that takes as long as it is let."""
+
+    def __init__(self) -> None:
+        self.go, self.dropped = asyncio.Event(), list[object]()
+
+    @property
+    def reloader(self) -> SlowReloader:
+        return self
+
+    async def prepare(self, step: Any, given: Any) -> object:
+        await self.go.wait()
+        return step
+
+    async def drop(self, ready: object) -> None:
+        self.dropped.append(ready)
+
+
+def test_a_first_half_that_comes_after_it_was_given_up_is_dropped_and_never_committed() -> None:
+    async def body() -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            desk, app = Desk(ours), SlowReloader()
+            desk._app, desk._registry = app, Registry(Table.make(1), 0, {})  # type: ignore[assignment]
+            late = asyncio.ensure_future(desk.on_prepare("first", {}, ()))  # type: ignore[arg-type]
+            await asyncio.sleep(0)
+            await desk.on_drop()
+            app.go.set()
+            with pytest.raises(Refused, match="given up"):
+                await late
+            assert app.dropped == ["first"]
+            await desk.on_prepare("second", {}, ())  # type: ignore[arg-type]
+            assert str(desk._ready) == "second"
+
+    run(body)

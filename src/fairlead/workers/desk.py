@@ -64,6 +64,7 @@ class Desk:
         self._exchange: Exchange | None = None
         self._registry: Registry | None = None
         self._ready: Ready | None = None
+        self._turn = 0  # of changes: what was begun in another one is out of date
         self._ending: asyncio.Future[int] | None = None
         self.over = asyncio.Event()
 
@@ -166,7 +167,12 @@ class Desk:
         assert self._registry is not None
         self._registry.rows = rows
         await self._drop()
-        self._ready = await self.app.reloader.prepare(step, given)
+        turn, reloader = self._turn, self.app.reloader
+        ready = await reloader.prepare(step, given)
+        if turn != self._turn:  # the supervisor waited no longer, and dropped it
+            await reloader.drop(ready)
+            raise Refused(409, "the change was given up meanwhile")
+        self._ready = ready
 
     async def on_commit(self) -> int:
         """The second half; how many requests run here on the backend that leaves."""
@@ -179,6 +185,7 @@ class Desk:
         await self._drop()
 
     async def _drop(self) -> None:
+        self._turn += 1
         ready, self._ready = self._ready, None
         if ready is not None:
             await self.app.reloader.drop(ready)

@@ -76,7 +76,8 @@ def course(*values: float) -> Course:
 
 
 @pytest.mark.parametrize(
-    ("values", "rises"), [((5.0,), False), ((1.0, 2.0, 3.0, 4.0), True), ((9.0, 2.0), False), ((1.0, 1.0, 9.0, 1.0), False)]
+    ("values", "rises"),
+    [((5.0,), False), ((1.0, 2.0, 3.0, 4.0), True), ((9.0, 2.0), False), ((1.0, 1.0, 9.0, 1.0), False)],
 )
 def test_a_rise_is_one_of_the_whole_newer_half(values: tuple[float, ...], rises: bool) -> None:
     made = course(*values)

@@ -214,11 +214,11 @@ def test_case_37_what_is_remembered_of_suspects_is_bounded_and_ends() -> None:
     for number in range(MAX_SUSPECTS + 10):
         suspects.add(b"%d" % number, float(number))
     assert len(suspects) == MAX_SUSPECTS
-    assert b"9" not in suspects
-    assert b"10" in suspects
+    assert not suspects.are_with(b"9")
+    assert suspects.are_with(b"10")
     suspects.forget(SECONDS + 20.0)
-    assert b"20" not in suspects
-    assert b"21" in suspects
+    assert not suspects.are_with(b"20")
+    assert suspects.are_with(b"21")
 
 
 @pytest.mark.parametrize("fault", [reset, BUSY, raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", close=True)])

@@ -306,7 +306,7 @@ class Client(Http1Answers, asyncio.Protocol):
 
     def _next(self) -> None:
         self.state = READ_HEAD
-        if self._starved:
+        if self._ended and self._starved:
             self._close()
             return
         self.http2 = False

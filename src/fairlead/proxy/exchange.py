@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fairlead.core.balancer import ABANDONED, CLIENT_GONE, FAILED, REFUSED
+from fairlead.core.balancer import ABANDONED, CLIENT_GONE, FAILED, OK, REFUSED
 from fairlead.core.model import Facts, Kind, Refusal, Usage
 from fairlead.core.retry import CONNECT, TIMEOUT
 from fairlead.proxy.answers import respond_error
@@ -35,6 +35,7 @@ from fairlead.proxy.tries import (
     moved,
 )
 from fairlead.proxy.upstream import Upstream
+from fairlead.wire.endings import ERROR_WORD
 from fairlead.wire.errors import error_event
 from fairlead.wire.http1 import RequestHead, ResponseHead
 from fairlead.wire.openai import USAGE_TAIL, read_usage, stream_overhead
@@ -136,7 +137,8 @@ class Exchange:
         self._send(fresh=not self.replay_safe)
 
     def _send(self, *, fresh: bool) -> None:
-        pool = self.service.pool_of(self.lease.backend.id)
+        id = self.lease.backend.id
+        pool = self.service.pools.get(id) or self.service.pool_of(id)
         self.response = None
         upstream = None if fresh else pool.take()
         if upstream is not None:
@@ -269,7 +271,8 @@ class Exchange:
         if produced:
             self.lease.produced = max(produced - stream_overhead(self.path, self.facts), 0)
         tail, upstream.tail = upstream.tail, b""
-        self._end(judged(self, tail, stream=upstream.sse))
+        plain = self.status < 500 and ERROR_WORD not in tail  # almost every one, and so without a call
+        self._end(OK if plain else judged(self, tail, stream=upstream.sse))
 
     def upstream_lost(self, *, answered: bool) -> None:
         """The connection went away before an answer began."""

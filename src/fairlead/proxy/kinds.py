@@ -26,11 +26,15 @@ def make_exchange(
     body: bytes,
     facts: Facts,
     request_id: bytes,
+    arrived: float,
     replay_safe: bool,
 ) -> Exchange:
-    """The exchange for a request: one that reads along, or may be hedged, where that is wanted and may help."""
+    """The exchange for a request: one that reads along, or may be hedged, where that is wanted and may help.
+
+    Asked only where anything of that is wanted: everybody else's request needs no choice.
+    """
     plan = read_plan(path, body) if service.resume and facts.stream else None
-    given = service, client, head, target, path, body, facts, request_id, client.arrived, replay_safe
+    given = service, client, head, target, path, body, facts, request_id, arrived, replay_safe
     hedges = service.hedges
     if hedges is None or not replay_safe or facts.kind == Kind.CHEAP:
         return ResumableExchange(*given, plan) if isinstance(plan, Plan) else Exchange(*given)

@@ -290,12 +290,13 @@ class Service:
         facts.group = group
         if self.session is not None:
             facts.session = self._session(self.session, head, body)
-        exchange = make_exchange(self, client, head, target, path, body, facts, request_id, replay_safe)
+        kind = make_exchange if self.resume or self.hedges is not None else Exchange
+        exchange = kind(self, client, head, target, path, body, facts, request_id, client.arrived, replay_safe)
         if self.tracer is not None:
             exchange.trace = self.tracer.begin(head)
         client.exchange = exchange
         self.exchanges.add(exchange)
-        if self.suspects and body in self.suspects:
+        if self.suspects and self.suspects.are_with(body):
             refuse_suspect(exchange)
             return
         exchange.start()

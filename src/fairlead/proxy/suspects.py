@@ -18,31 +18,27 @@ SECONDS = 60.0  # for so long the same body is refused
 MAX_SUSPECTS = 1_024
 
 
-class Suspects:
-    """Digests of bodies that seem to break engines, and until when they are refused."""
+class Suspects(OrderedDict[bytes, float]):
+    """Digests of bodies that seem to break engines, and until when they are refused; the first to go comes first.
 
-    __slots__ = ("_until",)
-
-    def __init__(self) -> None:
-        self._until: OrderedDict[bytes, float] = OrderedDict()  # the first to be forgotten comes first
-
-    def __len__(self) -> int:
-        return len(self._until)
+    A dict, so that to ask each request whether there are any costs no call.
+    """
 
     def add(self, body: bytes, now: float) -> None:
         """Refuse this body from now on."""
         if not body:  # nothing that tells it from others
             return
         digest = xxh3_128_digest(body)
-        self._until[digest] = now + SECONDS
-        self._until.move_to_end(digest)
-        while len(self._until) > MAX_SUSPECTS:
-            self._until.popitem(last=False)
+        self[digest] = now + SECONDS
+        self.move_to_end(digest)
+        while len(self) > MAX_SUSPECTS:
+            self.popitem(last=False)
 
-    def __contains__(self, body: bytes) -> bool:
-        return bool(self._until) and xxh3_128_digest(body) in self._until
+    def are_with(self, body: bytes) -> bool:
+        """Is this body one of them?"""
+        return xxh3_128_digest(body) in self
 
     def forget(self, now: float) -> None:
         """Let go of those whose time is over; called now and then."""
-        while self._until and next(iter(self._until.values())) <= now:
-            self._until.popitem(last=False)
+        while self and next(iter(self.values())) <= now:
+            self.popitem(last=False)

@@ -22,6 +22,7 @@ _LAST_WORD = re.compile(
     rb'|event: ?message_stop\b|"type": ?"message_stop"'  # messages
     rb'|event: ?error\b|data: ?\{"(?:error|object": ?"error)"|"type": ?"error"'
 )
+ERROR_WORD: Final = b'"error"'  # without it an answer tells of no error
 JUDGED: Final = frozenset((b"/v1/chat/completions", b"/v1/completions", b"/v1/responses", b"/v1/messages"))
 
 _SERVER_TYPES: Final = frozenset(
@@ -36,12 +37,12 @@ def ends_well(path: bytes, tail: bytes) -> bool:
 
 def tells_server_error(tail: bytes, *, stream: bool) -> bool:
     """Does an answer with status 200 end with an error object that is the engine's fault, not the request's?"""
-    if b'"error"' not in tail:
+    if ERROR_WORD not in tail:
         return False
     if not stream:
         return _is_server_error(tail)
     events = (line.partition(b":")[2] for line in tail.splitlines() if line.startswith(b"data:"))
-    return any(_is_server_error(event) for event in events if b'"error"' in event)
+    return any(_is_server_error(event) for event in events if ERROR_WORD in event)
 
 
 def _is_server_error(data: bytes) -> bool:

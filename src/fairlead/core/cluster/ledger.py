@@ -7,6 +7,7 @@ difference, so after any mix of events a fleet at rest stands at exactly zero.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from fairlead.core.cluster.backend import Backend
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from fairlead.core.shadow import Opinion
 
 NANO = 1e9  # prefill work is kept in whole nanoseconds of the reference machine
+SIGNALS = attrgetter("signals")
 MIN_LEFT = 1  # a stream that runs past its expected length still has at least this many tokens to come
 
 
@@ -75,7 +77,7 @@ class Lease:
         self.policy: Policy | None = None  # whose choice it was, set by the balancer: explained in its own terms later
         self.opinion: Opinion | None = None  # what the shadow would have done, where there is one
         self.out: tuple[Out, ...] = ()  # who could not be had at that moment
-        self.signals = [b.signals for b in candidates]  # when we last heard of each
+        self.signals = list(map(SIGNALS, candidates))  # when we last heard of each
         self.opened_at = now
         self.prompt_tokens = prompt
         self.output_expected = output
